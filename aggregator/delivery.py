@@ -1,0 +1,136 @@
+"""A delivery (what the broker hands out and what is acked) and an item (what a sink writes).
+
+By default a delivery is its own item: one message, one document, one object. An aggregate of
+several deliveries is an item too; a delivery settles when its item is final.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
+
+from aggregator.errors import MessageRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class Settlement(Enum):
+    """How a delivery leaves the broker."""
+
+    ACK = "ack"
+    """Done for good: written, known before, dead-lettered, discarded."""
+    GIVE_BACK = "give back"
+    """Not done: the broker shall hand it out again."""
+
+
+class Link(Protocol):
+    """One connection and channel, from its opening to its loss; numbered, never reused.
+
+    A delivery may only be settled on the link that brought it: on any other its tag means
+    another message.
+    """
+
+    epoch: int
+    alive: bool
+
+    def settle(self, deliveries: Sequence[Delivery], how: Settlement) -> None:
+        """Ask the link's owner to settle. Any thread may call; never blocks; a dead link ignores it."""
+        ...
+
+
+class Item:
+    """One document on its way to a sink.
+
+    ``id``: the document's id, unique within the store. ``document``: one line of JSON in UTF-8,
+    without line breaks; empty until the item has been made. ``attempts``: how often it was sent.
+    """
+
+    __slots__ = ("attempts", "document", "id")
+
+    id: str
+    document: bytes
+    attempts: int
+
+    @property
+    def deliveries(self) -> Sequence[Delivery]:
+        """The deliveries that settle with this item, in order of arrival; at least one."""
+        raise NotImplementedError
+
+
+class Delivery(Item):
+    """One message as it was handed out. Sources subclass it and decode only what is asked for.
+
+    ``body`` is raw, never decoded. ``tag`` is the broker's name for it on ``link`` alone.
+    ``received`` is in seconds of the monotonic clock. ``fingerprint`` identifies the message
+    across redeliveries; 0 where the publisher gave no id.
+    """
+
+    __slots__ = ("_json", "body", "fingerprint", "follower", "link", "received", "redelivered", "state", "tag")
+
+    body: bytes
+    link: Link
+    tag: Any
+    redelivered: bool
+    received: float
+
+    #: kombu asks each message for the errors of its decoding; nothing is decoded at receipt.
+    errors: tuple[()] = ()
+
+    def __init__(self, body: bytes, link: Link, tag: Any, *, redelivered: bool = False) -> None:
+        self.body = body
+        self.link = link
+        self.tag = tag
+        self.redelivered = redelivered
+        self.received = 0.0
+        self.id = ""
+        self.document = b""
+        self.attempts = 0
+        self.fingerprint = 0
+        self.state = 0
+        self.follower: Delivery | None = None
+        self._json: Any = None
+
+    @property
+    def deliveries(self) -> Sequence[Delivery]:
+        """Itself alone."""
+        return (self,)
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The application's headers; empty if there are none."""
+        raise NotImplementedError
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """AMQP's basic properties that were set: ``message_id``, ``content_type``, …"""
+        raise NotImplementedError
+
+    @property
+    def exchange(self) -> str:
+        """The exchange it was published to; empty for the default exchange."""
+        raise NotImplementedError
+
+    @property
+    def routing_key(self) -> str:
+        """The routing key it was published with."""
+        raise NotImplementedError
+
+    def json(self) -> Any:
+        """Return the body parsed as strict JSON; parsed once, kept until :meth:`forget_json`.
+
+        Raises ``MessageRefusedError`` (``bad-json``) where it is none.
+        """
+        if self._json is None:
+            try:
+                self._json = orjson.loads(self.body)
+            except orjson.JSONDecodeError as exc:
+                # the exception's text tells the position; its doc attribute would carry the body
+                raise MessageRefusedError("bad-json", str(exc)) from None
+        return self._json
+
+    def forget_json(self) -> None:
+        """Drop the parsed body: a held message must not cost its memory several times."""
+        self._json = None

@@ -1,0 +1,69 @@
+"""Every error that this project raises. Foreign exceptions are mapped to these at the edge."""
+
+from __future__ import annotations
+
+
+class AggregatorError(Exception):
+    """The root of all errors of this project."""
+
+
+class ConfigurationError(AggregatorError):
+    """A setting is wrong; the process ends with exit code 2 before it takes a message.
+
+    ``field`` is the setting's name as the user wrote it (``sink``, ``routes.logs.size``);
+    ``problem`` says what is wrong and what would be right, in one line.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class UnrecoverableError(AggregatorError):
+    """The process cannot go on and says so; exit code 1. Nothing unacked is lost."""
+
+
+class MessageRefusedError(AggregatorError):
+    """This one message cannot become a document; it is dead-lettered with ``reason``.
+
+    ``reason`` is a short constant word for metrics and headers (``bad-json``); ``detail`` is for
+    people and never holds the body.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class SinkError(AggregatorError):
+    """A whole request got no verdicts for its items. One of the subclasses says why."""
+
+
+class SinkUnavailableError(SinkError):
+    """The sink did not answer, or not in full: what it wrote is unknown.
+
+    The same items with the same ids are sent again, after a pause that grows.
+    """
+
+
+class RequestTooLargeError(SinkError):
+    """The sink refuses requests of this size: halve it; a single item is dead-lettered."""
+
+
+class RequestRefusedError(SinkError):
+    """The sink refuses the request as a whole although one item may be at fault: bisect it.
+
+    ``reason`` and ``detail`` are those of :class:`MessageRefusedError`, used when one item is left.
+    """
+
+    def __init__(self, reason: str, detail: str = "", status: int | None = None) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+        self.status = status
+
+
+class SinkBlockedError(SinkError):
+    """The refusal concerns everything (read-only, security, a missing index): pause the route."""

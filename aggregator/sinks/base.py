@@ -1,0 +1,94 @@
+"""What a sink is, and the verdicts it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aggregator.delivery import Item
+
+
+class Fate(Enum):
+    """What became of one item of a request."""
+
+    WRITTEN = "written"
+    DUPLICATE = "duplicate"
+    """It stood there before: success, counted apart."""
+    RETRY = "retry"
+    """Not now: this item alone is sent again, after a pause."""
+    DEAD_LETTER = "dead_letter"
+    """Never: its messages go to the dead-letter queue with the reason."""
+    BLOCKED = "blocked"
+    """A refusal that concerns every item: it is kept, and the route pauses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A sink's word on one item.
+
+    ``reason`` is a short constant word (``document_parsing_exception``), ``detail`` a sentence for
+    people that never holds the document, ``status`` the service's number, where it has one.
+    """
+
+    fate: Fate
+    reason: str = ""
+    detail: str = ""
+    status: int | None = None
+
+
+WRITTEN = Verdict(Fate.WRITTEN)
+DUPLICATE = Verdict(Fate.DUPLICATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request to a sink may hold, and how many may be under way.
+
+    ``items``: documents in a request, ``None`` for any number. ``bytes``: of documents in a
+    request. ``concurrency``: threads that may be in :meth:`Sink.write` at once.
+    """
+
+    items: int | None = None
+    bytes: int = 10 * 1024 * 1024
+    concurrency: int = 4
+
+
+class Sink(Protocol):
+    """Where items are written, in bulk.
+
+    The constructor checks its settings and connects to nothing. The flush threads of one route
+    call :meth:`write`, up to ``limits.concurrency`` at once, and nothing else; they may be blocked
+    for as long as a request takes, and the sink bounds that time itself.
+    """
+
+    limits: Limits
+
+    def open(self) -> None:
+        """Connect, and prove that a write could work now.
+
+        Called by one thread before the first write, and again as a probe after an outage, when no
+        write is under way: it has to be repeatable. Raises ``SinkUnavailableError`` (later, maybe)
+        or ``SinkBlockedError`` (not before somebody acts), ``UnrecoverableError`` (never).
+        """
+        ...
+
+    def write(self, items: Sequence[Item]) -> Sequence[Verdict] | None:
+        """Write all items in one request; return a verdict for each, in order.
+
+        ``None`` means that each was written. An item whose id stands in the store already is a
+        ``DUPLICATE``, not an error. Raises a ``SinkError`` where there are no verdicts at all; any
+        other exception counts as ``SinkUnavailableError``.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of everything; no write is under way. May be called twice."""
+        ...
+
+    def where(self) -> str:
+        """Say in one line where a person can look at what was written."""
+        ...

@@ -1,0 +1,1 @@
+"""What takes deliveries from a source, hands them to a route, and acks them."""

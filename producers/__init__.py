@@ -1,0 +1,1 @@
+"""What puts messages into a queue: the test producer and the load generator."""
