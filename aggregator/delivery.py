@@ -68,7 +68,17 @@ class Delivery(Item):
     across redeliveries; 0 where the publisher gave no id.
     """
 
-    __slots__ = ("_json", "body", "fingerprint", "follower", "link", "received", "redelivered", "state", "tag")
+    __slots__ = (
+        "_json",
+        "body",
+        "fingerprint",
+        "follower",
+        "link",
+        "received",
+        "redelivered",
+        "state",
+        "tag",
+    )
 
     body: bytes
     link: Link
