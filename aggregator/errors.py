@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
 
 class AggregatorError(Exception):
     """The root of all errors of this project."""
@@ -18,6 +23,17 @@ class ConfigurationError(AggregatorError):
         super().__init__(f"{field}: {problem}")
         self.field = field
         self.problem = problem
+
+
+class ConfigurationErrors(AggregatorError):
+    """Everything that is wrong with the settings, at once; exit code 2.
+
+    ``faults`` is never empty; the text has one line for each.
+    """
+
+    def __init__(self, faults: Iterable[ConfigurationError]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
 
 
 class UnrecoverableError(AggregatorError):
@@ -67,3 +83,15 @@ class RequestRefusedError(SinkError):
 
 class SinkBlockedError(SinkError):
     """The refusal concerns everything (read-only, security, a missing index): pause the route."""
+
+
+class PublisherUnavailableError(AggregatorError):
+    """The broker did not confirm: the connection is lost, silent, or blocked by an alarm.
+
+    ``outcomes`` holds one entry for each message of the call: ``None`` (confirmed), the word of its
+    refusal, or ``unknown``; it is empty where nothing was to be published.
+    """
+
+    def __init__(self, detail: str, outcomes: Sequence[str | None] = ()) -> None:
+        super().__init__(detail)
+        self.outcomes = tuple(outcomes)
