@@ -34,7 +34,7 @@ PROPERTIES = frozenset({
     "user_id",
 })  # fmt: skip
 
-HELP = "a property (correlation_id, message_id, type, …), routing_key, header:NAME, or a JSON pointer such as /user/id"
+HELP = "a property (correlation_id, message_id, …), routing_key, header:NAME, or a JSON pointer such as /user/id"
 
 
 def compile_expression(text: str, field: str = "correlate") -> Expression:

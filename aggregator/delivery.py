@@ -16,6 +16,8 @@ from aggregator.errors import MessageRefusedError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from aggregator.buffer import Batch
+
 
 class Settlement(Enum):
     """How a delivery leaves the broker."""
@@ -40,23 +42,35 @@ class Link(Protocol):
         """Ask the link's owner to settle. Any thread may call; never blocks; a dead link ignores it."""
         ...
 
+    def wake(self) -> None:
+        """Have the link's owner look around at once. Any thread may call; never blocks."""
+        ...
+
 
 class Item:
     """One document on its way to a sink.
 
     ``id``: the document's id, unique within the store. ``document``: one line of JSON in UTF-8,
-    without line breaks; empty until the item has been made. ``attempts``: how often it was sent.
+    without line breaks; empty until the item has been made. ``fingerprint``: 0 where this process
+    made the id up; else the id came from outside and another item may carry it too.
+    ``batch``: the completed group that it belongs to. ``size``: its bytes, as far as known.
     """
 
-    __slots__ = ("attempts", "document", "id")
+    __slots__ = ("batch", "document", "fingerprint", "id")
 
     id: str
     document: bytes
-    attempts: int
+    fingerprint: int
+    batch: Batch
 
     @property
     def deliveries(self) -> Sequence[Delivery]:
         """The deliveries that settle with this item, in order of arrival; at least one."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """Bytes of the document, or of the bodies that it will be made from."""
         raise NotImplementedError
 
 
@@ -65,13 +79,12 @@ class Delivery(Item):
 
     ``body`` is raw, never decoded. ``tag`` is the broker's name for it on ``link`` alone.
     ``received`` is in seconds of the monotonic clock. ``fingerprint`` identifies the message
-    across redeliveries; 0 where the publisher gave no id.
+    across redeliveries. ``state`` and ``follower`` belong to the ledger.
     """
 
     __slots__ = (
         "_json",
         "body",
-        "fingerprint",
         "follower",
         "link",
         "received",
@@ -97,7 +110,6 @@ class Delivery(Item):
         self.received = 0.0
         self.id = ""
         self.document = b""
-        self.attempts = 0
         self.fingerprint = 0
         self.state = 0
         self.follower: Delivery | None = None
@@ -107,6 +119,11 @@ class Delivery(Item):
     def deliveries(self) -> Sequence[Delivery]:
         """Itself alone."""
         return (self,)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return len(self.body)
 
     @property
     def headers(self) -> Mapping[str, Any]:

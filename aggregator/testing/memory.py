@@ -27,6 +27,9 @@ class MemoryLink:
         if self.alive:
             self.settled.extend((delivery, how) for delivery in deliveries)
 
+    def wake(self) -> None:
+        """Nobody sleeps here."""
+
     def of(self, how: Settlement) -> list[Any]:
         """Return the tags that were settled in this way, in order."""
         return [delivery.tag for delivery, settled in self.settled if settled is how]

@@ -1,0 +1,258 @@
+"""Open groups and what completes them: a pure state machine.
+
+Deliveries and the time go in, completed batches come out. No thread, no clock, no I/O: the owner
+holds a lock around every call. Times are monotonic seconds and never go back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import inf
+from typing import TYPE_CHECKING
+
+from aggregator.completion import AnyOf, Trigger
+
+if TYPE_CHECKING:
+    from aggregator.delivery import Delivery, Link
+    from aggregator.sinks.base import Fate
+
+#: How many keys are remembered for the numbering of their parts.
+PARTS_REMEMBERED = 100_000
+
+
+class Group:
+    """The open group of one key. ``opened`` and ``last``: when its first and last delivery came."""
+
+    __slots__ = ("bytes", "controls", "deliveries", "due", "expected", "key", "last", "open", "opened")
+
+    def __init__(self, key: str | None, now: float) -> None:
+        self.key = key
+        self.deliveries: list[Delivery] = []
+        self.controls: list[Delivery] = []
+        self.bytes = 0
+        self.opened = self.last = now
+        self.expected: int | None = None
+        self.due = inf
+        self.open = True
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """A completed group: its members no longer change.
+
+    ``controls`` are sentinels: acked after the members, never written. ``part`` counts the batches
+    of one key from 1; ``complete`` says that the key is closed. ``remaining`` and ``fates`` are
+    kept by the flush: how many items have no final verdict yet, and the verdicts so far.
+    """
+
+    key: str | None
+    deliveries: list[Delivery]
+    controls: list[Delivery]
+    bytes: int
+    trigger: Trigger
+    part: int
+    complete: bool
+    opened: float
+    completed: float
+    remaining: int = 0
+    fates: Counter[Fate] = field(default_factory=Counter)
+
+
+class Buffer:
+    """Groups deliveries by key until they are complete.
+
+    ``held`` and ``bytes`` count the deliveries in open groups, sentinels included.
+    """
+
+    def __init__(self, completion: AnyOf, *, grace: float = 0.0) -> None:
+        self._completion = completion
+        self._grace = grace
+        self._groups: dict[str | None, Group] = {}  # in order of their opening
+        self._timers: list[tuple[float, int, Group]] = []
+        self._ticket = count()
+        self._stale = 0
+        self._parts: dict[str | None, int] = {}
+        self._done: list[Batch] = []
+        self.held = 0
+        self.bytes = 0
+
+    @property
+    def groups(self) -> int:
+        """How many groups are open."""
+        return len(self._groups)
+
+    @property
+    def next_deadline(self) -> float:
+        """When :meth:`advance` has something to do, at the earliest; ``inf`` for never."""
+        return self._timers[0][0] if self._timers else inf
+
+    def add(self, delivery: Delivery, key: str | None, now: float) -> None:
+        """Take a member. Call :meth:`advance` first: a group that is due takes no more."""
+        group = self._groups.get(key)
+        if group is None:
+            group = self._open(key, now)
+        elif group.deliveries and (trigger := self._completion.before(group, delivery)):
+            self._complete(group, trigger, now)
+            group = self._open(key, now)
+        group.deliveries.append(delivery)
+        size = len(delivery.body)
+        group.bytes += size
+        group.last = now
+        self.held += 1
+        self.bytes += size
+        if trigger := self._completion.after(group, delivery):
+            self._complete(group, trigger, now)
+        elif group.expected is not None and self._all_there(group):
+            self._complete(group, Trigger.SENTINEL, now)
+
+    def add_sentinel(self, delivery: Delivery, key: str | None, expected: int | None, now: float) -> None:
+        """Take a sentinel: its group completes once ``expected`` members are there.
+
+        Without a number it completes after the grace, because other workers may still hold members
+        that were sent before the sentinel.
+        """
+        group = self._groups.get(key) or self._open(key, now)
+        group.controls.append(delivery)
+        self.held += 1
+        self.bytes += len(delivery.body)
+        if expected is not None:
+            group.expected = expected
+            if self._all_there(group):
+                self._complete(group, Trigger.SENTINEL, now)
+        elif self._grace <= 0:
+            self._complete(group, Trigger.SENTINEL, now)
+        else:
+            group.due = min(group.due, now + self._grace)
+            self._schedule(group, group.due)
+
+    def advance(self, now: float) -> None:
+        """Complete every group whose time has come."""
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            _, _, group = heappop(timers)
+            if not group.open:
+                self._stale -= 1
+                continue
+            when, trigger = self._due(group)
+            if when <= now:
+                self._stale -= 1  # it has just left the timers
+                self._complete(group, trigger, now)
+            elif when < inf:
+                self._schedule(group, when)
+
+    def relieve(self, deliveries: int, size: int, now: float) -> None:
+        """Complete the oldest groups until this many deliveries and bytes are freed."""
+        keep, keep_bytes = self.held - deliveries, self.bytes - size
+        for group in list(self._groups.values()):
+            if self.held <= keep and self.bytes <= keep_bytes:
+                return
+            self._complete(group, Trigger.PRESSURE, now)
+
+    def shut(self, now: float, *, give_back_keyed: bool) -> list[Delivery]:
+        """Complete all groups; return the members of keyed ones where those are to be given back."""
+        returned: list[Delivery] = []
+        for group in list(self._groups.values()):
+            if give_back_keyed and group.key is not None:
+                returned += group.deliveries
+                returned += group.controls
+                self._remove(group)
+            else:
+                self._complete(group, Trigger.SHUTDOWN, now)
+        return returned
+
+    def drop(self, link: Link) -> list[Delivery]:
+        """Forget what came over a lost link, and return it: the broker hands it out again."""
+        dropped: list[Delivery] = []
+        for group in list(self._groups.values()):
+            members = [d for d in group.deliveries if d.link is link]
+            controls = [d for d in group.controls if d.link is link]
+            if not members and not controls:
+                continue
+            dropped += members
+            dropped += controls
+            size = sum(len(d.body) for d in members)
+            group.bytes -= size
+            self.bytes -= size + sum(len(d.body) for d in controls)
+            self.held -= len(members) + len(controls)
+            group.deliveries = [d for d in group.deliveries if d.link is not link]
+            group.controls = [d for d in group.controls if d.link is not link]
+            if not group.controls:
+                group.expected, group.due = None, inf  # the sentinel will come again
+            if not group.deliveries and not group.controls:
+                self._remove(group)
+        return dropped
+
+    def replace(self, old: Delivery, new: Delivery, key: str | None) -> bool:
+        """Put a redelivered message in the place of its old copy; False where that is not held."""
+        group = self._groups.get(key)
+        if group is None:
+            return False
+        for members in (group.deliveries, group.controls):
+            for position, member in enumerate(members):
+                if member is old:
+                    members[position] = new
+                    return True
+        return False
+
+    def take(self) -> list[Batch]:
+        """Return the batches completed since the last call, in order."""
+        done, self._done = self._done, []
+        return done
+
+    def _open(self, key: str | None, now: float) -> Group:
+        group = self._groups[key] = Group(key, now)
+        when, _ = self._completion.deadline(group)
+        self._schedule(group, when)
+        return group
+
+    def _schedule(self, group: Group, when: float) -> None:
+        if when < inf:
+            heappush(self._timers, (when, next(self._ticket), group))
+
+    def _due(self, group: Group) -> tuple[float, Trigger]:
+        when, trigger = self._completion.deadline(group)
+        return (when, trigger) if when <= group.due else (group.due, Trigger.SENTINEL)
+
+    @staticmethod
+    def _all_there(group: Group) -> bool:
+        expected = group.expected
+        if expected is None or len(group.deliveries) < expected:
+            return False
+        # a publisher that repeats itself must not complete the group early
+        return len({member.id or id(member) for member in group.deliveries}) >= expected
+
+    def _complete(self, group: Group, trigger: Trigger, now: float) -> None:
+        self._remove(group)
+        part = self._parts.pop(group.key, 0) + 1 if group.key is not None else 1
+        if not trigger.closes and group.key is not None:
+            if len(self._parts) >= PARTS_REMEMBERED:
+                del self._parts[next(iter(self._parts))]
+            self._parts[group.key] = part
+        batch = Batch(
+            group.key,
+            group.deliveries,
+            group.controls,
+            group.bytes,
+            trigger,
+            part,
+            trigger.closes,
+            group.opened,
+            now,
+        )
+        self._done.append(batch)
+
+    def _remove(self, group: Group) -> None:
+        del self._groups[group.key]
+        group.open = False
+        self.held -= len(group.deliveries) + len(group.controls)
+        self.bytes -= group.bytes + sum(len(control.body) for control in group.controls)
+        self._stale += 1
+        if self._stale > 1000 and self._stale * 2 > len(self._timers):  # noqa: PLR2004
+            # groups completed by size leave their timers behind: without this, an age of an hour
+            # would keep every group of that hour
+            self._timers[:] = [timer for timer in self._timers if timer[2].open]
+            heapify(self._timers)
+            self._stale = 0

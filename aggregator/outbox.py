@@ -1,0 +1,319 @@
+"""Items on their way to the sink: packed into requests, retried, bisected. A pure state machine.
+
+Batches go in, requests come out; verdicts go in, final items come out. Whatever is not final stays
+here. The owner holds a lock around every call; times are monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple
+
+from aggregator.backoff import Backoff
+from aggregator.errors import RequestRefusedError, RequestTooLargeError
+from aggregator.sinks.base import Fate, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from aggregator.delivery import Item
+
+FINAL = frozenset({Fate.WRITTEN, Fate.DUPLICATE, Fate.DEAD_LETTER})
+
+_FREE = object()
+
+
+class Request:
+    """Items that are sent together.
+
+    ``size``: bytes of the items. ``since``: when the oldest became ready. ``attempts``: how often
+    they were sent before. ``first_failed``: when they failed first, None if they did not.
+    """
+
+    __slots__ = ("attempts", "first_failed", "items", "since", "size")
+
+    def __init__(self, items: list[Item], size: int, since: float) -> None:
+        self.items = items
+        self.size = size
+        self.since = since
+        self.attempts = 0
+        self.first_failed: float | None = None
+
+
+class Final(NamedTuple):
+    """An item and the last word on it."""
+
+    item: Item
+    verdict: Verdict
+
+
+class Outcome(NamedTuple):
+    """What is final of a request: items written, and others with the word on each."""
+
+    written: list[Item]
+    others: list[Final]
+
+
+class Gate:
+    """Whether requests may leave: shut by a failure, for longer with each; then one goes as a trial."""
+
+    def __init__(self, backoff: Backoff) -> None:
+        self._backoff = backoff
+        self._failures = 0
+        self._trial = False
+        self.opens = -inf
+
+    @property
+    def shut(self) -> bool:
+        """Whether the last word of the sink was a failure."""
+        return self._failures > 0
+
+    def passes(self, now: float) -> bool:
+        """Whether a request may leave now."""
+        return not self._failures or (not self._trial and now >= self.opens)
+
+    @property
+    def wake_at(self) -> float:
+        """When the gate lets the next trial through; ``inf`` while one is under way."""
+        return inf if self._trial else self.opens
+
+    def leave(self) -> None:
+        """Note that a request leaves."""
+        self._trial = self.shut
+
+    def failed(self, now: float) -> None:
+        """Shut, or stay shut for longer. Requests that left together count as one failure."""
+        if self._trial or not self._failures:
+            self._failures += 1
+            self.opens = now + self._backoff.pause(self._failures)
+        self._trial = False
+
+    def succeeded(self) -> None:
+        """Open: the sink answers."""
+        self._failures = 0
+        self._trial = False
+
+
+class Outbox:
+    """Packs items into requests of at most ``max_items`` and ``max_bytes``; keeps what is not final.
+
+    A request that is not full waits ``linger`` seconds for more, so that ten thousand small groups
+    are not ten thousand requests. Two requests under way never hold the same given id: the second
+    item waits, or an older write could overtake a newer one.
+    """
+
+    def __init__(
+        self, *, max_items: int, max_bytes: int, linger: float = 0.0, backoff: Backoff | None = None
+    ) -> None:
+        self._max_items = max_items
+        self._max_bytes = max_bytes
+        self._linger = linger
+        self._backoff = backoff or Backoff()
+        self.gate = Gate(self._backoff)
+        self._ready: deque[Request] = deque()  # never sent, may be merged
+        self._ready_items = 0
+        self._later: list[tuple[float, int, Request]] = []  # retries, halves, freed items: go as they are
+        self._ticket = count()
+        self._busy: dict[str, deque[Item] | None] = {}
+        self.pending = 0
+        self.bytes = 0
+        self.retries = 0
+
+    def offer(self, items: Sequence[Item], size: int, now: float) -> None:
+        """Take the items of a completed batch; ``size`` is the sum of their bytes."""
+        self.pending += len(items)
+        self.bytes += size
+        if len(items) <= self._max_items and size <= self._max_bytes:
+            self._enqueue(Request(list(items), size, now))
+            return
+        part: list[Item] = []
+        part_size = 0
+        for item in items:
+            if part and (len(part) == self._max_items or part_size + item.size > self._max_bytes):
+                self._enqueue(Request(part, part_size, now))
+                part, part_size = [], 0
+            part.append(item)
+            part_size += item.size
+        self._enqueue(Request(part, part_size, now))
+
+    def take(self, now: float, *, hurry: bool = False) -> Request | None:
+        """Return the next request to send, or None. ``hurry``: linger for nothing."""
+        while self.gate.passes(now):
+            if self._later and self._later[0][0] <= now:
+                request = heappop(self._later)[2]
+            elif self._ready and (hurry or now >= self._linger_until()):
+                request = self._pack()
+            else:
+                return None
+            if request.items:
+                self.gate.leave()
+                return request
+        return None
+
+    def wake_at(self) -> float:
+        """Return when :meth:`take` may have something though nothing else happens; ``inf`` for never."""
+        later = self._later[0][0] if self._later else inf
+        if not self._ready and later == inf:
+            return inf
+        when = min(later, self._linger_until() if self._ready else inf)
+        return max(when, self.gate.wake_at) if self.gate.shut else when
+
+    def resolve(self, request: Request, verdicts: Sequence[Verdict] | None, now: float) -> Outcome:
+        """Take the sink's verdicts, one for each item (None: all written); return what is final."""
+        if verdicts is None:
+            self.gate.succeeded()
+            self._finish(request.items, request.size, now)
+            return Outcome(request.items, [])
+        written, others, again, blocked = [], [], [], False
+        for item, verdict in zip(request.items, verdicts, strict=True):
+            if verdict.fate is Fate.WRITTEN:
+                written.append(item)
+            elif verdict.fate in FINAL:
+                others.append(Final(item, verdict))
+            else:
+                again.append(item)
+                blocked = blocked or verdict.fate is Fate.BLOCKED
+        if again:
+            self._retry(request, again, now)
+        if blocked or len(again) == len(request.items):
+            self.gate.failed(now)
+        else:
+            self.gate.succeeded()
+        final = [*written, *(item for item, _ in others)]
+        self._finish(final, sum(item.size for item in final), now)
+        return Outcome(written, others)
+
+    def fail(self, request: Request, error: Exception, now: float) -> Outcome:
+        """Take a failure of the whole request; return what is final by it."""
+        if not isinstance(error, RequestTooLargeError | RequestRefusedError):
+            self._retry(request, request.items, now)
+            self.gate.failed(now)
+            return Outcome([], [])
+        self.gate.succeeded()  # it answered
+        if isinstance(error, RequestTooLargeError):
+            self._max_bytes = max(1, min(self._max_bytes, request.size // 2))
+        if len(request.items) > 1:
+            self._halve(request, now)
+            return Outcome([], [])
+        verdict = _last_word(error)
+        self._finish(request.items, request.size, now)
+        return Outcome([], [Final(item, verdict) for item in request.items])
+
+    def drop(self, dead: Iterable[Item]) -> None:
+        """Take items out that go back to the broker. Those under way stay until their verdict."""
+        gone = {id(item) for item in dead}
+        if not gone:
+            return
+        for behind in self._busy.values():
+            if behind:
+                self._left([behind_item for behind_item in behind if id(behind_item) in gone])
+                kept = [item for item in behind if id(item) not in gone]
+                behind.clear()
+                behind.extend(kept)
+        for request in self._ready:
+            self._ready_items -= len(self._part(request, gone))
+        for _, _, request in tuple(self._later):
+            for item in self._part(request, gone):
+                self._release(item, -inf)
+
+    def waiting(self) -> list[Item]:
+        """Return the items that are here and not under way."""
+        queued = (*self._ready, *(entry[2] for entry in self._later))
+        behind = (waiting for waiting in self._busy.values() if waiting)
+        return [*(i for request in queued for i in request.items), *(i for items in behind for i in items)]
+
+    def _enqueue(self, request: Request) -> None:
+        self._ready.append(request)
+        self._ready_items += len(request.items)
+
+    def _linger_until(self) -> float:
+        if self._ready_items >= self._max_items:
+            return -inf
+        return self._ready[0].since + self._linger
+
+    def _pack(self) -> Request:
+        request = self._ready.popleft()
+        while self._ready:
+            following = self._ready[0]
+            if len(request.items) + len(following.items) > self._max_items:
+                break
+            if request.size + following.size > self._max_bytes:
+                break
+            request.items += self._ready.popleft().items
+            request.size += following.size
+        self._ready_items -= len(request.items)
+        self._admit(request)
+        return request
+
+    def _admit(self, request: Request) -> None:
+        busy, refused = self._busy, False
+        for item in request.items:
+            if not item.fingerprint:
+                continue
+            behind = busy.get(item.id, _FREE)
+            if behind is _FREE:
+                busy[item.id] = None
+                continue
+            refused = True
+            if behind is None:
+                busy[item.id] = deque((item,))
+            else:
+                behind.append(item)  # type: ignore[attr-defined]
+        if refused:
+            waiting = {id(item) for items in busy.values() if items for item in items}
+            request.items = [item for item in request.items if id(item) not in waiting]
+            request.size = sum(item.size for item in request.items)
+
+    def _retry(self, request: Request, items: list[Item], now: float) -> None:
+        again = Request(items, sum(item.size for item in items), request.since)
+        again.attempts = request.attempts + 1
+        again.first_failed = now if request.first_failed is None else request.first_failed
+        self.retries += len(items)
+        heappush(self._later, (now + self._backoff.pause(again.attempts), next(self._ticket), again))
+
+    def _halve(self, request: Request, now: float) -> None:
+        middle = len(request.items) // 2
+        for items in (request.items[:middle], request.items[middle:]):
+            half = Request(items, sum(item.size for item in items), request.since)
+            half.attempts, half.first_failed = request.attempts, request.first_failed
+            heappush(self._later, (now, next(self._ticket), half))
+
+    def _finish(self, items: Sequence[Item], size: int, now: float) -> None:
+        self.pending -= len(items)
+        self.bytes -= size
+        for item in items:
+            if item.fingerprint:  # asked here too: a call for each item is the dearer half
+                self._release(item, now)
+
+    def _left(self, items: Sequence[Item]) -> int:
+        size = sum(item.size for item in items)
+        self.pending -= len(items)
+        self.bytes -= size
+        return size
+
+    def _part(self, request: Request, gone: set[int]) -> list[Item]:
+        leaving = [item for item in request.items if id(item) in gone]
+        if leaving:
+            request.items = [item for item in request.items if id(item) not in gone]
+            request.size -= self._left(leaving)
+        return leaving
+
+    def _release(self, item: Item, now: float) -> None:
+        """Give the item's id free; the next that carries it has its turn."""
+        if not item.fingerprint:
+            return
+        behind = self._busy.pop(item.id, None)
+        if behind:
+            following = behind.popleft()
+            self._busy[item.id] = behind or None
+            freed = Request([following], following.size, now)
+            heappush(self._later, (now, next(self._ticket), freed))
+
+
+def _last_word(error: RequestTooLargeError | RequestRefusedError) -> Verdict:
+    if isinstance(error, RequestTooLargeError):
+        return Verdict(Fate.DEAD_LETTER, "too-large", str(error), 413)
+    return Verdict(Fate.DEAD_LETTER, error.reason, error.detail, error.status)
