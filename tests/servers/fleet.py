@@ -1,0 +1,72 @@
+"""One of each server for a whole run: started when first wanted, side by side, ended together."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tests.servers.elastic import elasticsearch
+from tests.servers.rabbitmq import rabbitmq, rabbitmq4
+from tests.servers.redis import redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tests.servers.base import Server
+
+MAKERS: dict[str, Callable[[], Server]] = {
+    "rabbitmq": rabbitmq,
+    "rabbitmq4": rabbitmq4,
+    "elasticsearch": elasticsearch,
+    "redis": redis,
+}
+NAMES = tuple(MAKERS)
+
+
+class Fleet:
+    """Starts each server once. ``full_speed``: for benchmarks, at the price of a slower start."""
+
+    def __init__(self, *, full_speed: bool = False) -> None:
+        self._makers = dict(MAKERS)
+        if full_speed:
+            self._makers["elasticsearch"] = partial(elasticsearch, heap="1g", quick_start=False)
+        self._pool = ThreadPoolExecutor(len(MAKERS), thread_name_prefix="servers")
+        self._lock = threading.Lock()
+        self._started: dict[str, Future[Server]] = {}
+        self._made: list[Server] = []
+        atexit.register(self.close)
+
+    def prefetch(self, names: Iterable[str]) -> None:
+        """Begin to start these, in the background."""
+        with self._lock:
+            for name in names:
+                if name not in self._started:
+                    self._started[name] = self._pool.submit(self._start, name)
+
+    def get(self, name: str) -> Server:
+        """Return a running server; ``Unavailable`` if there is none to be had, each time alike."""
+        self.prefetch([name])
+        return self._started[name].result()
+
+    def close(self) -> None:
+        """End all that was started; may be called twice."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            made, self._made = self._made, []
+        for server in made:
+            server.close()
+        for future in self._started.values():
+            with suppress(BaseException):
+                future.result(timeout=0)
+        atexit.unregister(self.close)
+
+    def _start(self, name: str) -> Server:
+        server = self._makers[name]()
+        with self._lock:
+            self._made.append(server)
+        server.start()
+        return server

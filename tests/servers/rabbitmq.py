@@ -1,0 +1,172 @@
+"""RabbitMQ: Debian's own version, and a newer one in a folder that holds a newer Debian."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kombu.connection import Connection
+
+from tests.servers.base import Remote, Server, Unavailable, free_port, program
+from tests.servers.local import LocalHost, cache_folder, new_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.servers.base import Host
+
+SCRIPTS = "/usr/lib/rabbitmq/bin"
+NODE = "aggregator@localhost"
+SETTINGS = {"log.console.level": "warning"}
+# How often, in ms, channels look for deliveries past consumer_timeout: a minute by default.
+ADVANCED = "[{rabbit, [{channel_tick_interval, 1000}]}].\n"
+PLUGINS = ("rabbitmq_consistent_hash_exchange",)
+
+# A mount namespace of its own: what is mounted here disappears with the last process in it.
+ENTER = (
+    'mount -t proc proc "$1/proc" && mount --rbind /dev "$1/dev" && mount --bind "$2" "$1/mnt" '
+    '&& root=$1 && shift 2 && exec chroot "$root" "$@"'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCounts:
+    """A queue as its own process counts it at this moment."""
+
+    ready: int
+    unacked: int
+    consumers: int
+
+
+class RabbitMQ(Server):
+    """A broker; ``url`` is ``amqp://guest:guest@127.0.0.1:PORT//``."""
+
+    def __init__(self, name: str, version: str, url: str, host: Host) -> None:
+        super().__init__(name, url, host)
+        self.version = version
+
+    def ready(self) -> bool:
+        """Log in; with the transport's own means, as a connection would wait 2 s before its second try."""
+        with _connection(self.url) as connection:
+            transport = connection.transport
+            try:
+                transport.close_connection(transport.establish_connection())
+            except connection.connection_errors as exc:
+                raise ConnectionError(str(exc)) from exc
+        return True
+
+    def ctl(self, *arguments: str) -> str:
+        """Run ``rabbitmqctl`` and return its output; takes a third of a second."""
+        return self.host.run(f"{SCRIPTS}/rabbitmqctl", "--quiet", "-n", NODE, *arguments)
+
+    def set_env(self, key: str, erlang: str) -> None:
+        """Set a value of the application ``rabbit``: ``set_env("consumer_timeout", "5000")``.
+
+        ``erlang`` is a term. Channels read most values when they are opened.
+        """
+        self.ctl("eval", f"application:set_env(rabbit, {key}, {erlang}).")
+
+    def counts(self, queue: str) -> QueueCounts:
+        """Ask the queue's process; ``KeyError`` if there is no such queue."""
+        columns = ("name", "messages_ready", "messages_unacknowledged", "consumers")
+        listed = self.ctl("list_queues", "--formatter", "json", *columns)
+        for row in json.loads(listed):
+            if row["name"] == queue:
+                return QueueCounts(*(int(row[column]) for column in columns[1:]))
+        raise KeyError(queue)
+
+    def delete_queues(self, *names: str) -> None:
+        """Delete these queues; it is no error if there are none."""
+        with _connection(self.url) as connection:
+            for name in names:
+                connection.default_channel.queue_delete(name)
+
+    def close_all_connections(self) -> None:
+        """Let the broker close every client's connection."""
+        self.ctl("close_all_connections", "asked for by a test")
+
+    def memory_alarm(self, *, on: bool) -> None:
+        """Raise or clear the memory alarm: publishers are blocked while it is on."""
+        self.ctl("set_vm_memory_high_watermark", "0.00001" if on else "0.4")
+
+    def policy(self, name: str, pattern: str, definition: Mapping[str, Any]) -> None:
+        """Set a policy for queues, such as ``{"delivery-limit": 3}``; ``clear_policy`` removes it."""
+        self.ctl("set_policy", "--apply-to", "queues", name, pattern, json.dumps(definition))
+
+
+def _connection(url: str) -> Any:
+    return Connection(url, connect_timeout=2)  # type: ignore[no-untyped-call]
+
+
+def rabbitmq(settings: Mapping[str, str] | None = None) -> RabbitMQ:
+    """Return Debian's RabbitMQ, not started. ``settings`` are further lines of ``rabbitmq.conf``."""
+    if not settings and (url := os.environ.get("AGGREGATOR_TEST_RABBITMQ_URL")):
+        return RabbitMQ("rabbitmq", "3.10", url, Remote())
+    if not Path(SCRIPTS, "rabbitmq-server").exists():
+        return _container("rabbitmq", "3.10", settings)
+    folder = new_folder("rabbitmq")
+    url, environment = _configure(folder, str(folder), settings or {})
+    host = LocalHost("rabbitmq", folder, [f"{SCRIPTS}/rabbitmq-server"], environment)
+    return RabbitMQ("rabbitmq", "3.10", url, host)
+
+
+def rabbitmq4(settings: Mapping[str, str] | None = None) -> RabbitMQ:
+    """Return RabbitMQ 4.0, not started. ``settings`` are further lines of ``rabbitmq.conf``."""
+    if not settings and (url := os.environ.get("AGGREGATOR_TEST_RABBITMQ4_URL")):
+        return RabbitMQ("rabbitmq4", "4.0", url, Remote())
+    root = cache_folder() / "trixie"
+    if not root.is_dir():
+        return _container("rabbitmq4", "4.0", settings)
+    if os.geteuid() != 0:
+        raise Unavailable("RabbitMQ 4.0 is installed in a folder that only root can enter (chroot)")
+    folder = new_folder("rabbitmq4")
+    url, environment = _configure(folder, "/mnt", settings or {})
+    enter = [program("unshare"), "-m", program("sh"), "-c", ENTER, "enter", str(root), str(folder)]
+    host = LocalHost("rabbitmq4", folder, [*enter, f"{SCRIPTS}/rabbitmq-server"], environment, enter)
+    return RabbitMQ("rabbitmq4", "4.0", url, host)
+
+
+def _configure(folder: Path, inside: str, settings: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """Write the node's files to ``folder``, which it sees as ``inside``; return URL and environment."""
+    port = free_port()
+    lines = {"listeners.tcp.local": f"127.0.0.1:{port}", **SETTINGS, **settings}
+    Path(folder, "rabbitmq.conf").write_text("".join(f"{k} = {v}\n" for k, v in lines.items()))
+    Path(folder, "advanced.config").write_text(ADVANCED)
+    Path(folder, "plugins").write_text(f"[{','.join(PLUGINS)}].\n")
+    environment = {
+        "HOME": inside,
+        "LANG": "C.UTF-8",
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "ERL_EPMD_PORT": str(free_port()),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": f"{inside}/advanced.config",
+        "RABBITMQ_CONFIG_FILE": f"{inside}/rabbitmq.conf",
+        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+        "RABBITMQ_DIST_PORT": str(free_port()),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": f"{inside}/plugins",
+        "RABBITMQ_GENERATED_CONFIG_DIR": f"{inside}/generated",
+        "RABBITMQ_LOG_BASE": f"{inside}/log",
+        "RABBITMQ_LOGS": "-",
+        "RABBITMQ_MNESIA_BASE": f"{inside}/data",
+        "RABBITMQ_NODENAME": NODE,
+        "RABBITMQ_PID_FILE": f"{inside}/pid",
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+    }
+    return f"amqp://guest:guest@127.0.0.1:{port}//", environment
+
+
+def _container(name: str, version: str, settings: Mapping[str, str] | None) -> RabbitMQ:
+    from tests.servers.container import ContainerHost
+
+    port = free_port()
+    lines = "".join(f"{k} = {v}\n" for k, v in {**SETTINGS, **(settings or {})}.items())
+    host = ContainerHost(
+        f"rabbitmq:{version}",
+        {5672: port},
+        {"RABBITMQ_NODENAME": NODE},
+        files={"/etc/rabbitmq/conf.d/90-test.conf": lines, "/etc/rabbitmq/advanced.config": ADVANCED},
+    )
+    return RabbitMQ(name, version, f"amqp://guest:guest@127.0.0.1:{port}//", host)
