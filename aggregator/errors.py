@@ -25,7 +25,7 @@ class ConfigurationError(AggregatorError):
         self.problem = problem
 
 
-class ConfigurationErrors(AggregatorError):
+class ConfigurationErrors(AggregatorError):  # noqa: N818 - it is many of them
     """Everything that is wrong with the settings, at once; exit code 2.
 
     ``faults`` is never empty; the text has one line for each.

@@ -1,0 +1,165 @@
+"""What settings mean before anything runs: the way of each route, its worst case, its warnings.
+
+Pure: :class:`Settings` go in, a :class:`Report` comes out; nothing is connected, bound or written.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+from urllib.parse import parse_qs, urlsplit
+
+from rich.console import Console
+from rich.text import Text
+
+from aggregator.rules import duration, fillable_groups, hold, hold_seconds, size_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aggregator.config import Route, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class RouteReport:
+    """One route: ``way`` from queue to sink and ``worst`` case as (topic, sentence); ``warnings``."""
+
+    name: str
+    way: tuple[tuple[str, str], ...]
+    worst: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All routes, what the process is told, and what was noticed while reading."""
+
+    routes: tuple[RouteReport, ...]
+    process: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """All warnings, each with its setting's name first."""
+        return (*(warning for route in self.routes for warning in route.warnings), *self.notes)
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Yield (style, line): ``bold`` for titles, ``yellow`` for warnings, empty for the rest."""
+        for route in self.routes:
+            yield "bold", f"Route {route.name}"
+            yield from (("", f"  {topic:<12} {text}") for topic, text in route.way)
+            yield "bold", "  At worst"
+            yield from (("", f"  {topic:<12} {text}") for topic, text in route.worst)
+        yield "bold", "Process"
+        yield from (("", f"  {topic:<12} {text}") for topic, text in self.process)
+        yield from (("yellow", f"Warning: {warning}") for warning in self.warnings)
+        yield "", "The settings are right."
+
+    def __str__(self) -> str:
+        """Return it as plain text."""
+        return "\n".join(line for _, line in self.lines())
+
+    def show(self, stream: TextIO | None = None) -> None:
+        """Print it: coloured on a terminal, plain in a pipe."""
+        stream = stream or sys.stdout
+        if not stream.isatty():
+            stream.write(f"{self}\n")
+            return
+        console = Console(file=stream, highlight=False, soft_wrap=True)
+        for style, line in self.lines():
+            console.print(Text(line, style=style))
+
+
+def check(settings: Settings) -> Report:
+    """Return what ``settings`` mean. Faults were raised by ``load``; here are sums and warnings."""
+    single = len(settings.routes) == 1 and "default" in settings.routes
+    routes = tuple(
+        RouteReport(
+            name,
+            tuple(_way(route)),
+            tuple(_worst(route)),
+            tuple(f"{'' if single else f'routes.{name}.'}{warning}" for warning in _warnings(route)),
+        )
+        for name, route in settings.routes.items()
+    )
+    return Report(routes, tuple(_process(settings)), settings.notes)
+
+
+def _way(route: Route) -> Iterator[tuple[str, str]]:
+    workers = f"{route.workers} worker{'s' * (route.workers > 1)} x prefetch {route.prefetch}"
+    yield "from", f"{route.broker} queue {route.queue!r}, {workers}"
+    yield "grouped by", route.correlate or "nothing: all messages are one group"
+    yield "complete at", _completion(route)
+    limits = f"{route.request_items} documents or {size_text(route.request_bytes)}"
+    yield "requests of", f"up to {limits}, {route.concurrency} at once, linger {duration(route.linger)}"
+    yield "to", f"{route.sink}, id from {route.id or 'the moment of receipt'}"
+    target = route.dead_letter_queue
+    yield "refused to", f"queue {target!r}" if target else f"exchange {route.dead_letter_exchange!r}"
+
+
+def _completion(route: Route) -> str:
+    conditions = [
+        f"{route.size} messages" if route.size else "",
+        size_text(route.bytes) if route.bytes else "",
+        f"age {duration(route.age)}" if route.age else "",
+        f"idle {duration(route.idle)}" if route.idle else "",
+        f"sentinel {route.sentinel}" if route.sentinel else "",
+    ]
+    return ", ".join(filter(None, conditions)) + ", whichever is first"
+
+
+def _worst(route: Route) -> Iterator[tuple[str, str]]:
+    total = route.workers * route.prefetch
+    yield "messages", f"{total} held unacked ({route.workers} x {route.prefetch})"
+    possible = total * route.max_message
+    bound = f"{size_text(route.max_held)} held (max_held)"
+    if possible < route.max_held:
+        bound = f"{size_text(possible)} held ({total} x max_message {size_text(route.max_message)})"
+    yield "bytes", bound
+    yield "groups", f"{total} open, one message each" if route.correlate else "1 open"
+    sums = " + ".join(map(str, hold(route)))
+    yield (
+        "held for",
+        f"{sums} = {duration(hold_seconds(route))} of the ack deadline of {duration(route.ack_deadline)}",
+    )
+
+
+def _process(settings: Settings) -> Iterator[tuple[str, str]]:
+    port = settings.metrics_port
+    address = f"{settings.metrics_host}:{port or 'any free port'}"
+    yield "metrics", "off" if port is None else f"http://{address}/metrics"
+    yield "shutdown", f"within {duration(settings.grace)}"
+    yield "ends", "when its queues are empty" if settings.until_empty else "when told to"
+
+
+def _warnings(route: Route) -> Iterator[str]:
+    if route.id is None:
+        yield "id: made at receipt: a crash between write and ack writes those documents twice"
+    query = parse_qs(urlsplit(route.sink.get_secret_value()).query)
+    versioned = any(key.startswith("version") for key in query)
+    if "index" in query.get("op", ()) and not versioned and route.workers > 1:
+        yield (
+            f"sink: op=index without a version and {route.workers} workers:"
+            " an older write may win; create, a version or one worker would be right"
+        )
+    groups = fillable_groups(route)
+    if groups is not None and route.size:
+        yield (
+            f"prefetch: {groups} open groups of {route.size} fit, K x (size - 1) + 1 <= {route.workers}"
+            f" x {route.prefetch}; with more, the oldest go in parts"
+        )
+    for field in ("bytes", "max_message"):
+        limit = getattr(route, field)
+        if limit and limit > route.max_held:
+            held = size_text(route.max_held)
+            yield f"max_held: {held} is less than {field} {size_text(limit)}; max_held decides"
+    if route.idle and route.age and route.idle >= route.age:
+        yield f"idle: {duration(route.idle)} never comes before age {duration(route.age)}"
+    if route.size is not None and route.size > 1 and waiting_without_end(route):
+        yield "age: off: a group that is not filled waits until it is, or until shutdown"
+
+
+def waiting_without_end(route: Route) -> bool:
+    """Return whether an incomplete group may wait for ever."""
+    return hold_seconds(route) == float("inf")

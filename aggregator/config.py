@@ -1,0 +1,144 @@
+"""The settings of a process: read from flags, environment and TOML, checked, and frozen.
+
+This is the only reader of them; everything else is handed a :class:`Settings` or a :class:`Route`.
+"""
+
+from __future__ import annotations
+
+import sys
+from math import ceil
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from aggregator import rules
+from aggregator.defaults import DEFAULT_BROKER, DEFAULT_SINK
+from aggregator.errors import ConfigurationError, ConfigurationErrors
+from aggregator.faults import problem_of
+from aggregator.layers import SINGLE_ROUTE, Layers, read
+from aggregator.options import MAX_PREFETCH, Connection, Options, ProcessOptions, RouteOptions, RunOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+AMQP_WORKERS = 5
+LEAST_PREFETCH = 10
+"""A worker's prefetch is never derived smaller: small groups must not mean idle round trips."""
+KEYED_REQUEST_ITEMS = 1000
+KEYED_LINGER = 0.005
+
+Checked = TypeVar("Checked", bound=Options)
+
+
+class Route(RouteOptions):
+    """One way from a queue to a sink; all that was left open is filled in.
+
+    Durations are in seconds, sizes in bytes. ``prefetch`` is for each worker.
+    """
+
+    name: str = SINGLE_ROUTE
+    workers: int
+    prefetch: int
+    request_items: int
+    linger: float
+
+    @property
+    def amqp(self) -> bool:
+        """Whether the broker speaks AMQP."""
+        return is_amqp(self.broker.get_secret_value())
+
+    @property
+    def dead_letter_queue(self) -> str | None:
+        """The queue that refused messages go to; None where an exchange takes them."""
+        if self.dead_letter is None:
+            return f"{self.queue}.dead"
+        return None if self.dead_letter.startswith("exchange:") else self.dead_letter
+
+    @property
+    def dead_letter_exchange(self) -> str:
+        """The exchange that refused messages go to; empty for the default exchange."""
+        named = self.dead_letter or ""
+        return named.removeprefix("exchange:") if named.startswith("exchange:") else ""
+
+
+class Settings(ProcessOptions, RunOptions, Connection):
+    """What a process was told. ``broker`` and its companions are those of routes without their own."""
+
+    routes: dict[str, Route]
+    notes: tuple[str, ...] = ()
+    """What was noticed while reading and is no fault."""
+
+
+def load(
+    argv: Sequence[str] | None = None, *, broker_fault: Callable[[str], str | None] | None = None
+) -> Settings:
+    """Return the settings from ``argv`` (default: the process's own), environment and file.
+
+    ``broker_fault`` is asked about each broker's URL and returns what is wrong with it, or None.
+    Raises ``ConfigurationErrors`` with all faults at once, ``SystemExit`` (0) after ``--help``.
+    """
+    layers = read(sys.argv[1:] if argv is None else argv)
+    faults = list(layers.faults)
+    process = _checked(ProcessOptions, layers, None, faults)
+    run = _checked(RunOptions, layers, None, faults)
+    shared = _checked(Connection, layers, None, faults)
+    names = list(layers.routes) or [SINGLE_ROUTE]
+    # the top of the file is judged as part of each route that it holds for
+    checked = {name: _checked(RouteOptions, layers, name, faults) for name in names}
+    routes = {name: _complete(name, options) for name, options in checked.items() if options}
+    for name in names:
+        faults += _route_faults(layers, name, routes.get(name), broker_fault)
+    faults += rules.common_faults(routes, layers.label)
+    faults = list({str(fault): fault for fault in faults}.values())
+    if faults or process is None or run is None or shared is None:
+        raise ConfigurationErrors(faults)
+    values = {**dict(process), **dict(run), **dict(shared)}
+    return Settings.model_construct(**values, routes=routes, notes=tuple(layers.notes))
+
+
+def is_amqp(broker: str) -> bool:
+    """Return whether the URL's transport speaks AMQP."""
+    return "amqp" in broker.partition(":")[0].lower()
+
+
+def _route_faults(
+    layers: Layers, name: str, route: Route | None, broker_fault: Callable[[str], str | None] | None
+) -> Iterator[ConfigurationError]:
+    def label(field: str) -> str:
+        return layers.label(name, field)
+
+    # URLs are judged even where another value of the route is wrong: all faults at once
+    urls = {"broker": DEFAULT_BROKER, "sink": DEFAULT_SINK, **layers.values(name, ("broker", "sink"))}
+    if all(isinstance(url, str) for url in urls.values()):
+        yield from rules.url_faults(urls["broker"], urls["sink"], label, broker_fault)
+    if route:
+        yield from rules.route_faults(route, label)
+
+
+def _checked(
+    model: type[Checked], layers: Layers, route: str | None, faults: list[ConfigurationError]
+) -> Checked | None:
+    try:
+        return model.model_validate(layers.values(route, model.model_fields))
+    except ValidationError as exc:
+        for error in exc.errors(include_url=False):
+            name = str(error["loc"][0])
+            faults.append(
+                ConfigurationError(layers.label(route, name), problem_of(error, model.model_fields[name]))
+            )
+        return None
+
+
+def _complete(name: str, options: RouteOptions) -> Route:
+    """Fill in what depends on other settings. Already validated: not to be parsed a second time."""
+    values: dict[str, Any] = dict(options)
+    keyed = options.correlate is not None
+    workers = options.workers or (AMQP_WORKERS if is_amqp(options.broker.get_secret_value()) else 1)
+    size = options.size or KEYED_REQUEST_ITEMS
+    items = options.request_items or (max(size, KEYED_REQUEST_ITEMS) if keyed else size)
+    linger = options.linger if options.linger is not None else (KEYED_LINGER if keyed else 0.0)
+    # every flush thread busy with a group, one complete and waiting, one being filled
+    total = size * (options.concurrency + 2)
+    prefetch = options.prefetch or min(max(ceil(total / workers), LEAST_PREFETCH), MAX_PREFETCH)
+    values |= {"workers": workers, "prefetch": prefetch, "request_items": items, "linger": linger}
+    return Route.model_construct(name=name, **values)

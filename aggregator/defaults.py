@@ -1,0 +1,7 @@
+"""What is used when nothing is said: one queue and one store, each a file, no server."""
+
+from __future__ import annotations
+
+DEFAULT_BROKER = "sqlite-queue:///data/queue.db"
+DEFAULT_QUEUE = "task_queue"
+DEFAULT_SINK = "sqlite:///data/documents.db"

@@ -1,0 +1,188 @@
+"""Where settings come from: flags beat the environment, it beats the file, that beats defaults.
+
+Each source is read by the library; here they are laid over one another for each route, and each
+value keeps the name that the user wrote.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from aggregator.commandline import parse_flags
+from aggregator.errors import ConfigurationError
+from aggregator.options import ProcessOptions, RouteOptions, RunOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+PREFIX = "AGGREGATOR_"
+SINGLE_ROUTE = "default"
+"""The route's name when no file names any."""
+
+_ROUTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+# what Kubernetes sets for a Service that is called aggregator
+_KUBERNETES = re.compile(rf"{PREFIX}(?:SERVICE_(?:HOST|PORT.*)|PORT(?:_\d+_.*)?)")
+
+
+class Everything(ProcessOptions, RouteOptions, RunOptions, BaseSettings):
+    """All options in one, as flags and environment have them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, cli_kebab_case=True, cli_implicit_flags="toggle", cli_avoid_json=True
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Values from one place; ``pattern`` turns an option's name into what the user wrote."""
+
+    values: Mapping[str, Any] = field(repr=False)  # passwords among them
+    pattern: str
+
+    def written(self, name: str) -> str:
+        """Return how the user wrote ``name`` here."""
+        if self.pattern.startswith("--"):
+            name = name.replace("_", "-")
+        elif self.pattern.startswith(PREFIX):
+            name = name.upper()
+        return self.pattern.format(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """All that the user gave. ``routes``: the file's tables by name, empty if there are none."""
+
+    flags: Layer
+    environment: Layer
+    top: Layer
+    routes: Mapping[str, Layer]
+    faults: list[ConfigurationError] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def above(self, route: str | None) -> tuple[Layer, ...]:
+        """Return the layers that hold for ``route`` (None: for the process), the strongest first."""
+        own = (self.routes[route],) if route is not None and route in self.routes else ()
+        return (self.flags, self.environment, *own, self.top)
+
+    def values(self, route: str | None, names: Iterable[str]) -> dict[str, Any]:
+        """Return what is set of ``names`` for ``route``."""
+        layers = self.above(route)
+        return {
+            name: next(layer.values[name] for layer in layers if name in layer.values)
+            for name in names
+            if any(name in layer.values for layer in layers)
+        }
+
+    def label(self, route: str | None, name: str) -> str:
+        """Return the option's name as the user wrote it where its value comes from."""
+        for layer in self.above(route):
+            if name in layer.values:
+                return layer.written(name)
+        return self.routes[route].written(name) if route is not None and route in self.routes else name
+
+
+def read(argv: Sequence[str]) -> Layers:
+    """Read flags, environment and file. What is wrong with them stands in ``faults``.
+
+    Raises ``SystemExit`` (0) after ``--help``.
+    """
+    faults: list[ConfigurationError] = []
+    given = parse_flags(Everything, argv, faults)
+    notes: list[str] = []
+    # an empty variable is what compose files and shells make of one that is not set
+    environment = EnvSettingsSource(Everything, env_ignore_empty=True)()
+    faults += _unknown_variables(notes)
+    flags, variables = Layer(given, "--{}"), Layer(environment, PREFIX + "{}")
+    source = next((layer for layer in (flags, variables) if "config" in layer.values), None)
+    data = _read_file(source.values["config"], source.written("config"), faults) if source else {}
+    tables = data.pop("routes", {})
+    faults += _unknown_keys(
+        data, {*ProcessOptions.model_fields, *RouteOptions.model_fields, "check", "until_empty"}, ""
+    )
+    routes = dict(_routes(tables, faults))
+    layers = Layers(flags, variables, Layer(data, "{}"), routes, faults, notes)
+    if len(routes) > 1:
+        faults += _ambiguous(layers)
+    return layers
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean …?`` if one of ``known`` is like ``word``."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _read_file(path: str | Path, label: str, faults: list[ConfigurationError]) -> dict[str, Any]:
+    def fault(problem: str) -> dict[str, Any]:
+        faults.append(ConfigurationError(label, problem))
+        return {}
+
+    try:
+        # the library reads over a file that is not there
+        with open(path, "rb"):  # noqa: PTH123 - str or Path
+            return dict(TomlConfigSettingsSource(Everything, toml_file=path).toml_data)
+    except FileNotFoundError:
+        return fault(f"no file at {str(path)!r}; the path of a TOML file is needed")
+    except OSError as exc:
+        return fault(f"{str(path)!r} cannot be read: {exc.strerror}")
+    except UnicodeDecodeError as exc:
+        return fault(f"{str(path)!r} is not UTF-8 at byte {exc.start}; TOML is always UTF-8")
+    except ValueError as exc:  # tomllib.TOMLDecodeError
+        return fault(f"{str(path)!r} is no TOML: {exc}")
+
+
+def _unknown_keys(data: Mapping[str, Any], known: set[str], where: str) -> Iterator[ConfigurationError]:
+    for key in data:
+        if key in known:
+            continue
+        if key == "config":
+            yield ConfigurationError(where + key, "a file cannot name another file; remove it")
+        elif where and key in ProcessOptions.model_fields:
+            yield ConfigurationError(where + key, "holds for all routes; move it above the first table")
+        else:
+            hint = nearest(key.replace("-", "_"), known | ({"routes"} - {"" if where else "x"}))
+            yield ConfigurationError(where + key, f"no such setting{hint}")
+
+
+def _routes(tables: Any, faults: list[ConfigurationError]) -> Iterator[tuple[str, Layer]]:
+    if not isinstance(tables, dict):
+        faults.append(ConfigurationError("routes", "a table for each route is needed: [routes.NAME]"))
+        return
+    for name, table in tables.items():
+        where = f"routes.{name}."
+        if not _ROUTE_NAME.fullmatch(name):
+            problem = "letters, digits, - _ and . are allowed in a route's name, 64 at most"
+            faults.append(ConfigurationError(f"routes.{name}", problem))
+        elif not isinstance(table, dict):
+            faults.append(ConfigurationError(f"routes.{name}", f"a table is needed: [routes.{name}]"))
+        else:
+            faults += _unknown_keys(table, set(RouteOptions.model_fields), where)
+            yield name, Layer(table, where.replace("{", "{{") + "{}")
+
+
+def _ambiguous(layers: Layers) -> Iterator[ConfigurationError]:
+    for layer in (layers.flags, layers.environment):
+        for name in ("queue", "sink"):
+            if name in layer.values:
+                problem = f"there are {len(layers.routes)} routes, set it in each [routes.NAME]"
+                yield ConfigurationError(layer.written(name), problem)
+
+
+def _unknown_variables(notes: list[str]) -> Iterator[ConfigurationError]:
+    known = {PREFIX + name.upper() for name in Everything.model_fields}
+    for name in sorted(os.environ):
+        if not name.upper().startswith(PREFIX) or name.upper() in known or _KUBERNETES.fullmatch(name):
+            continue
+        if difflib.get_close_matches(
+            name.upper()[len(PREFIX) :], [key[len(PREFIX) :] for key in known], cutoff=0.8
+        ):
+            yield ConfigurationError(name, f"no such setting{nearest(name.upper(), known)}")
+        else:
+            notes.append(f"{name}: no setting of this name; it has no effect")

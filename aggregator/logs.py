@@ -1,0 +1,70 @@
+"""Logs: for people on a terminal, one JSON object or logfmt line each in a pipe; times in UTC.
+
+The lines of kombu and the clients, which use the standard library, take the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+import orjson
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import Processor
+
+#: they tell of each connection and each request, and some of what is in it
+_CHATTY = ("amqp", "elastic_transport", "elasticsearch", "kombu", "opensearch", "stamina", "urllib3")
+
+
+def configure(format: str = "auto", level: str = "info", stream: TextIO | None = None) -> None:  # noqa: A002
+    """Set up all logging of the process; may be called again.
+
+    ``format``: auto (console on a terminal, else json), console, json, logfmt. ``level``: the least
+    important lines shown; libraries are shown from ``warning`` on. ``stream`` defaults to stderr.
+    """
+    stream = stream or sys.stderr
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    rendering = _rendering(format, stream)
+    structlog.configure(
+        processors=[*shared, *rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(threshold)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+
+
+def _rendering(format: str, stream: TextIO) -> list[Processor]:  # noqa: A002 - the setting's name
+    if format == "auto":
+        format = "console" if stream.isatty() else "json"  # noqa: A001
+    if format == "console":
+        # the prettier traceback shows local variables: messages, passwords
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
+    if format == "logfmt":
+        order = ["timestamp", "level", "event"]
+        return [structlog.processors.format_exc_info, structlog.processors.LogfmtRenderer(key_order=order)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
+
+
+def _json(value: Any, **_: Any) -> str:
+    return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode(errors="replace")

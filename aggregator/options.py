@@ -1,0 +1,256 @@
+"""Every setting: its name, type, default and meaning; the help and the documentation come from here.
+
+Defaults are written as a user would write them, and validated like any other value.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from aggregator.correlation import compile_expression
+from aggregator.defaults import DEFAULT_BROKER, DEFAULT_QUEUE, DEFAULT_SINK
+from aggregator.errors import ConfigurationError
+from aggregator.masking import SecretUrl
+from aggregator.units import Duration, Size
+
+MAX_PREFETCH = 65_535
+"""Prefetch is 16 bits on the wire."""
+MAX_NAME_BYTES = 255
+"""AMQP's limit on the name of a queue or an exchange, in bytes of UTF-8."""
+
+
+def option(default: Any, description: str, metavar: str = "", *, unset: str = "", **limits: Any) -> Any:
+    """Return a pydantic field; ``unset`` says what None means, ``metavar`` what a value looks like."""
+    return Field(
+        default,
+        description=description,
+        validate_default=True,
+        json_schema_extra={"metavar": metavar, "unset": unset},
+        **limits,
+    )
+
+
+def _unset(value: Any) -> Any:
+    """TOML and the command line have no null: a word stands for it."""
+    return None if isinstance(value, str) and value.strip().lower() in {"none", "off", "auto"} else value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")  # noqa: TRY004 - pydantic's way
+    return value
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _expression(text: str) -> str:
+    try:
+        compile_expression(text)
+    except ConfigurationError as exc:
+        raise ValueError(exc.problem) from None
+    return text
+
+
+def _sentinel(text: str) -> str:
+    expression, equals, value = text.partition("=")
+    if not (equals and value):
+        raise ValueError(f"{text!r} names no value; EXPRESSION=VALUE is needed, like type=sentinel")
+    _expression(expression)
+    return text
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the name is empty; give the name of a queue")
+    size = len(text.encode("utf-8", "surrogateescape"))
+    if size > MAX_NAME_BYTES:
+        raise ValueError(f"the name has {size} bytes; AMQP allows {MAX_NAME_BYTES}")
+    if text.startswith("amq."):
+        raise ValueError(f"{text!r} starts with amq., which brokers keep for themselves; choose another name")
+    return text
+
+
+def _file(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"no file at {str(path)!r}; a file of certificates in PEM is needed")
+    return path
+
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Name = Annotated[str, AfterValidator(_name)]
+Expression = Annotated[str, AfterValidator(_expression)]
+Sentinel = Annotated[str, AfterValidator(_sentinel)]
+Count = Annotated[int, BeforeValidator(_number)]
+Share = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+File = Annotated[Path, AfterValidator(_file)]
+Unset = BeforeValidator(_unset)
+#: none, off and 0 mean the same: the condition is not used
+OrOff = AfterValidator(lambda value: value or None)
+
+
+class Options(BaseModel):
+    """The ground of all settings: nothing unknown, nothing changed later, no value in an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Connection(Options):
+    """Broker"""
+
+    broker: SecretUrl = option(DEFAULT_BROKER, "where the messages come from: any URL of kombu", "URL")
+    broker_ca: Annotated[File | None, Unset] = option(
+        None,
+        "certificates (PEM) that the broker's must descend from; amqps only",
+        "FILE",
+        unset="the system's",
+    )
+    server_hostname: Annotated[Text | None, Unset] = option(
+        None, "the name that the broker's certificate must carry; amqps only", "NAME", unset="the URL's host"
+    )
+
+
+class Intake(Options):
+    """Taking messages"""
+
+    queue: Name = option(DEFAULT_QUEUE, "the queue to take messages from", "NAME")
+    workers: Annotated[Count | None, Unset] = option(
+        None, "threads that consume, a connection each", "N", unset="5 for AMQP, else 1", ge=1, le=1000
+    )
+    prefetch: Annotated[Count | None, Unset] = option(
+        None,
+        "unacked messages that the broker hands to one worker",
+        "N",
+        unset="size x (concurrency + 2) over all workers, at least 10 each, at most 65535",
+        ge=1,
+        le=MAX_PREFETCH,
+    )
+    max_held: Size = option(
+        "256MB", "bytes of messages held; at the limit the oldest groups go", "SIZE", gt=0
+    )
+    max_message: Size = option("16MB", "a larger message is dead-lettered", "SIZE", gt=0)
+    ack_deadline: Duration = option(
+        "30m", "the broker's consumer_timeout: held longer, a message is taken back", "DURATION", gt=0
+    )
+    delivery_limit: Count = option(
+        15, "delivered so often, a message is dead-lettered before RabbitMQ drops it at 20", "N", ge=1, lt=20
+    )
+    dead_letter: Annotated[Text | None, Unset] = option(
+        None, "where refused messages go: a queue's name, or exchange:NAME", "NAME", unset="QUEUE.dead"
+    )
+
+
+class Grouping(Options):
+    """Groups: which messages go together, and when"""
+
+    size: Annotated[Count | None, Unset] = option(
+        1000, "messages that complete a group", "N", unset="off", ge=1
+    )
+    bytes: Annotated[Size | None, Unset, OrOff] = option(
+        "10MB", "bytes that a group never grows beyond", "SIZE", unset="off"
+    )
+    age: Annotated[Duration | None, Unset, OrOff] = option(
+        "2s", "a group goes this long after its first message", "DURATION", unset="off"
+    )
+    idle: Annotated[Duration | None, Unset, OrOff] = option(
+        None, "a group goes this long after its last message", "DURATION", unset="off"
+    )
+    correlate: Annotated[Expression | None, Unset] = option(
+        None,
+        "what makes messages belong together: message_id, correlation_id, type, routing_key, header:NAME,"
+        " property:NAME, or a JSON pointer into the body such as /user/id",
+        "EXPRESSION",
+        unset="all are one group",
+    )
+    on_missing_key: Literal["dead-letter"] = option(
+        "dead-letter", "what becomes of a message without a key to correlate by"
+    )
+    sentinel: Annotated[Sentinel | None, Unset] = option(
+        None, "a message that ends its group: type=sentinel, header:end=true", "EXPRESSION=VALUE", unset="off"
+    )
+    sentinel_count: Annotated[Text | None, Unset] = option(
+        None, "the sentinel's header that tells how many members its group has", "HEADER", unset="off"
+    )
+    sentinel_grace: Duration = option(
+        "1s", "wait for members that a sentinel without a count may have overtaken", "DURATION"
+    )
+
+
+class Writing(Options):
+    """Writing"""
+
+    sink: SecretUrl = option(
+        DEFAULT_SINK,
+        "where documents go: elasticsearch+http(s)://[user:password@]host[,host2]/index?..., sqlite:///FILE,"
+        " jsonl:///FOLDER, function:MODULE:NAME",
+        "URL",
+    )
+    id: Annotated[Expression | None, Unset] = option(
+        "message_id",
+        "a document's id, an expression as in --correlate",
+        "EXPRESSION",
+        unset="made at receipt",
+    )
+    trust_json: bool = option(False, "do not check that JSON bodies are JSON")
+    concurrency: Count = option(2, "threads that write, a request each", "N", ge=1, le=256)
+    request_items: Annotated[Count | None, Unset] = option(
+        None, "documents in a request", "N", unset="size; 1000 at least with --correlate", ge=1
+    )
+    request_bytes: Size = option("10MB", "bytes of documents in a request", "SIZE", gt=0)
+    linger: Annotated[Duration | None, Unset] = option(
+        None, "wait for further groups to fill a request", "DURATION", unset="0; 5ms with --correlate"
+    )
+    retry_first: Duration = option("100ms", "the first pause before a retry; it doubles", "DURATION", gt=0)
+    retry_max: Duration = option("30s", "the longest pause before a retry", "DURATION", gt=0)
+    breaker_share: Share = option(
+        0.5, "pause the route when more than this share of recent messages is refused", "SHARE", gt=0, le=1
+    )
+    breaker_window: Count = option(200, "recent messages that the breaker looks at; 0 = off", "N", ge=0)
+
+
+class RouteOptions(Connection, Intake, Grouping, Writing):
+    """What one route can be told: its queue, its groups, its sink."""
+
+
+class ProcessOptions(Options):
+    """The process"""
+
+    grace: Duration = option("30s", "time to write and ack what is held after SIGTERM", "DURATION")
+    heartbeat: Duration = option(
+        "20s", "a silent connection is given up after twice this", "DURATION", ge=1, le=3600
+    )
+    metrics_port: Annotated[Count | None, Unset] = option(
+        None,
+        "serve metrics, /healthz and /readyz here; 0 = any free port",
+        "PORT",
+        unset="off",
+        ge=0,
+        le=65_535,
+    )
+    metrics_host: Text = option("127.0.0.1", "the address to serve them on", "ADDRESS")
+    log_format: Annotated[Literal["auto", "console", "json", "logfmt"], BeforeValidator(_lower)] = option(
+        "auto", "auto = console on a terminal, else json"
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = option(
+        "info", "the least important lines to log"
+    )
+
+
+class RunOptions(Options):
+    """This run"""
+
+    config: Path | None = option(
+        None, "a TOML file of settings; it may hold several routes", "FILE", unset="none"
+    )
+    check: bool = option(
+        False, "show what these settings mean and what is wrong with them; connect to nothing"
+    )
+    until_empty: bool = option(False, "stop once the queues are empty and everything is settled")
+
+
+GROUPS: tuple[type[Options], ...] = (RunOptions, Connection, Intake, Grouping, Writing, ProcessOptions)
+"""In the order of the help; the docstring of each is its title."""

@@ -1,0 +1,221 @@
+"""What single values cannot tell: settings that contradict one another, and the sums that show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, inf
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from aggregator.errors import ConfigurationError
+from aggregator.masking import masked
+from aggregator.options import MAX_NAME_BYTES, MAX_PREFETCH
+from aggregator.sinks import from_url
+from aggregator.units import format_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from aggregator.config import Route
+
+RETRY_SHARE = 0.25
+"""A pause longer than this share of the ack deadline gives everything back to the broker."""
+WAIT_SHARE = 0.5
+"""A group may wait for this share of the ack deadline; the rest is for writing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One stretch of the time that a message is held; ``what`` tells it, ``field`` sets it."""
+
+    seconds: float
+    what: str
+    field: str
+
+    def __str__(self) -> str:
+        return f"{duration(self.seconds)} {self.what}"
+
+
+def duration(seconds: float) -> str:
+    """Return ``seconds`` for people; without end is said so."""
+    return "without end" if seconds == inf else format_duration(seconds)
+
+
+def size_text(count: int) -> str:
+    """Return a number of bytes for people: ``10MB``, ``512KiB``, ``1500 bytes``."""
+    for unit, length in (
+        ("GB", 10**9),
+        ("GiB", 2**30),
+        ("MB", 10**6),
+        ("MiB", 2**20),
+        ("kB", 1000),
+        ("KiB", 1024),
+    ):
+        if count and count % length == 0:
+            return f"{count // length}{unit}"
+    return f"{count / 10**6:.1f}MB" if count > 10**6 else f"{count} bytes"
+
+
+def waiting(route: Route) -> Part:
+    """Return how long an incomplete group can wait at most."""
+    if route.size == 1:
+        return Part(0.0, "waiting (size 1)", "age")
+    age = Part(route.age or inf, "age", "age")
+    if route.idle is None or route.size is None:
+        return age
+    # each message but the one that completes the group may come just before idle has passed
+    idle = Part((route.size - 1) * route.idle, f"({route.size} - 1) x idle {duration(route.idle)}", "idle")
+    return min(age, idle, key=lambda part: part.seconds)
+
+
+def hold(route: Route) -> tuple[Part, ...]:
+    """Return the parts of the longest time that a message can be held before it is acked or given back."""
+    retries = Part(
+        route.ack_deadline * RETRY_SHARE, "writing and retrying, then all is given back", "ack_deadline"
+    )
+    parts = [waiting(route)]
+    if route.sentinel is not None:
+        parts.append(Part(route.sentinel_grace, "sentinel_grace", "sentinel_grace"))
+    parts.append(Part(route.linger, "linger", "linger"))
+    return (*(part for part in parts if part.seconds), retries)
+
+
+def hold_seconds(route: Route) -> float:
+    """Return the sum of :func:`hold`."""
+    return sum(part.seconds for part in hold(route))
+
+
+def fillable_groups(route: Route) -> int | None:
+    """Return how many open groups can all be filled to ``size``; None where every number can.
+
+    With K groups open, all one short of complete, the next message is the ``K x (size - 1) + 1``-th.
+    """
+    if route.correlate is None or route.size in {None, 1}:
+        return None
+    return (route.workers * route.prefetch - 1) // ((route.size or 1) - 1)
+
+
+def url_faults(
+    broker: str, sink: str, label: Callable[[str], str], broker_fault: Callable[[str], str | None] | None
+) -> Iterator[ConfigurationError]:
+    """Yield what is wrong with a route's two URLs; ``label`` gives a setting's name as the user wrote it."""
+    problem = broken_url(broker) or (broker_fault(broker) if broker_fault else None)
+    if problem:
+        yield ConfigurationError(label("broker"), problem)
+    try:
+        from_url(sink)
+    except ConfigurationError as exc:
+        yield ConfigurationError(label("sink"), exc.problem.replace(sink, masked(sink)))
+
+
+def route_faults(route: Route, label: Callable[[str], str]) -> Iterator[ConfigurationError]:
+    """Yield what in one route contradicts something else in it."""
+    for field, problem in (
+        *_encryption(route),
+        *_names(route),
+        *_window(route),
+        *_times(route),
+        *_sentinel(route),
+    ):
+        yield ConfigurationError(label(field), problem)
+
+
+def common_faults(
+    routes: Mapping[str, Route], label: Callable[[str | None, str], str]
+) -> Iterator[ConfigurationError]:
+    """Yield what is wrong between routes: two that take each other's messages."""
+    seen: dict[tuple[str, str], str] = {}
+    for name, route in routes.items():
+        other = seen.setdefault((route.broker.get_secret_value(), route.queue), name)
+        if other != name:
+            problem = (
+                f"route {other!r} takes from {route.queue!r} too, each would get a part; name another queue"
+            )
+            yield ConfigurationError(label(name, "queue"), problem)
+
+
+def _encryption(route: Route) -> Iterator[tuple[str, str]]:
+    url = route.broker.get_secret_value()
+    for field in () if url.startswith("amqps") else ("broker_ca", "server_hostname"):
+        if getattr(route, field) is not None:
+            yield field, f"{masked(url)} is not encrypted, nothing would be verified; amqps:// is needed"
+
+
+def broken_url(url: str) -> str | None:
+    """Return what keeps ``url`` from being one at all, without repeating it."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or not scheme:
+        return f"{masked(url)!r} is no URL; one like amqp://user:password@host:5672/vhost is needed"
+    try:
+        # the scheme may be one that urlsplit does not know
+        _ = urlsplit(f"http://{rest.partition(';')[0]}").port
+    except ValueError:  # its words would hold a part of the password
+        return f"{masked(url)!r}: the port is no number, or the password holds a / or @, written %2F and %40"
+    return None
+
+
+def _names(route: Route) -> Iterator[tuple[str, str]]:
+    named, field = route.dead_letter, "dead_letter"
+    target = route.dead_letter_queue
+    if target == route.queue:
+        yield field, f"{target!r} is the queue itself, refused messages would come again; name another"
+    elif named is None and target and len(target.encode()) > MAX_NAME_BYTES:
+        yield "queue", f"{len(target.encode())} bytes with .dead; shorten it, or name another --dead-letter"
+    elif named and target and target.startswith("amq."):
+        yield field, f"{target!r} starts with amq., which brokers keep for themselves; choose another name"
+    elif named and not (target or route.dead_letter_exchange):
+        yield field, "the exchange has no name; exchange:NAME is needed"
+    elif named and len(named.encode()) > MAX_NAME_BYTES:
+        yield field, f"the name has {len(named.encode())} bytes; AMQP allows {MAX_NAME_BYTES}"
+
+
+def _window(route: Route) -> Iterator[tuple[str, str]]:
+    total = route.workers * route.prefetch
+    if route.size is None or route.size <= total:
+        return
+    sums = (
+        f"{route.workers} x prefetch {route.prefetch} = {total} messages never fill a group of {route.size}"
+    )
+    needed = ceil(route.size / route.workers)
+    if needed <= MAX_PREFETCH:
+        yield "prefetch", f"{sums}; at least {needed} is needed, or a size of {total} at most"
+    else:
+        workers = ceil(route.size / MAX_PREFETCH)
+        yield "size", f"{sums}; at least {workers} workers are needed, or a size of {total} at most"
+
+
+def _times(route: Route) -> Iterator[tuple[str, str]]:
+    wait, deadline = waiting(route), route.ack_deadline
+    if route.retry_first > route.retry_max:
+        longest = duration(route.retry_max)
+        yield (
+            "retry_first",
+            f"{duration(route.retry_first)} is longer than retry_max {longest}; at most that is needed",
+        )
+    if route.size == 1:
+        return
+    if not (route.size or route.bytes or route.age or route.idle):
+        yield "age", "size, bytes, age and idle are all off, a group would never go; set one of them"
+    elif wait.seconds == inf:
+        if route.amqp:
+            limit = duration(deadline * WAIT_SHARE)
+            problem = (
+                f"off: a group that is not filled is held past the ack deadline; up to {limit} is possible"
+            )
+            yield "age", problem
+    elif wait.field == "age" and wait.seconds > deadline * WAIT_SHARE:
+        share = f"half the ack deadline of {duration(deadline)}"
+        yield (
+            "age",
+            f"{duration(wait.seconds)} is more than {share}; {duration(deadline * WAIT_SHARE)} at most",
+        )
+    elif hold_seconds(route) >= deadline:
+        sums = " + ".join(map(str, hold(route)))
+        total = f"{sums} = {duration(hold_seconds(route))}"
+        longest = max(hold(route)[:-1], key=lambda part: part.seconds).field
+        yield longest, f"{total} reaches the ack deadline of {duration(deadline)}; less is needed"
+
+
+def _sentinel(route: Route) -> Iterator[tuple[str, str]]:
+    if route.sentinel_count is not None and route.sentinel is None:
+        yield "sentinel_count", "there is no sentinel; set sentinel as well, or remove it"

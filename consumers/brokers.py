@@ -1,0 +1,39 @@
+"""What can be said of a broker's URL without connecting to it."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from kombu.connection import Connection
+from kombu.transport import TRANSPORT_ALIASES
+
+from aggregator.errors import ConfigurationError
+from consumers.transports import register
+
+
+def broker_fault(url: str) -> str | None:
+    """Return what is wrong with ``url`` (several are joined by ``;``) and what would be right, or None.
+
+    Nothing is connected; the transport's client is imported.
+    """
+    register()
+    return next((fault for part in url.split(";") if (fault := _fault(part))), None)
+
+
+def _fault(url: str) -> str | None:
+    scheme = url.partition("://")[0].partition("+")[0]
+    if scheme not in TRANSPORT_ALIASES:
+        near = get_close_matches(scheme, TRANSPORT_ALIASES, n=1)
+        hint = (
+            f"; did you mean {near[0]}?"
+            if near
+            else "; amqp, amqps, sqlite-queue, redis or another of kombu's is needed"
+        )
+        return f"unknown scheme {scheme!r}{hint}"
+    try:
+        _ = Connection(url).transport
+    except ConfigurationError as exc:
+        return exc.problem
+    except ImportError as exc:
+        return f"the client for {scheme} is missing ({exc}); install it: pip install 'kombu[{scheme}]'"
+    return None
