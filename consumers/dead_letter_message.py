@@ -107,7 +107,11 @@ def original(properties: Mapping[str, Any]) -> Original:
     count. Headers that were cut are lost.
     """
     dead = properties.get("headers") or {}
-    kept = {name: value for name, value in properties.items() if name not in _NOT_COPIED}
+    kept = {
+        name: value
+        for name, value in properties.items()
+        if name in PROPERTY_NAMES and name not in _NOT_COPIED
+    }
     headers = {name: value for name, value in dead.items() if not name.startswith(PREFIX)}
     if headers:
         kept["headers"] = headers
