@@ -1,0 +1,285 @@
+"""The URL of an Elasticsearch sink: hosts, credentials, index, and options, each checked.
+
+``elasticsearch+http(s)://[user:password@]host[:port][,host2[:port]]/index?option=value``. Nothing
+that is secret is ever part of an error's text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from aggregator.correlation import compile_expression
+from aggregator.errors import ConfigurationError
+from aggregator.sinks.elasticsearch_index import AllowedIndex, compile_pattern, name_fault
+from aggregator.units import Duration, Size
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
+
+    from aggregator.correlation import Expression
+    from aggregator.sinks.elasticsearch_index import IndexOf
+
+DEFAULT_PORT = 9200
+_SECRETS = re.compile(r"key|pass|secret|token|auth|user")
+
+
+class Options(BaseModel):
+    """What stands behind the ``?``; every option has its default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    op: Literal["create", "index"] | None = None
+    version: str | None = None
+    routing: str | None = None
+    pipeline: str | None = Field(None, min_length=1)
+    require_alias: bool = False
+    index_from: str | None = None
+    allow: tuple[str, ...] = ()
+    failure_store: Literal["written", "dead-letter"] = "written"
+    api_key_env: str | None = None
+    api_key_file: Path | None = None
+    password_env: str | None = None
+    password_file: Path | None = None
+    ca: Path | None = None
+    gzip: bool = False
+    timeout: Annotated[Duration, Field(ge=1)] = 30.0
+    max_bytes: Annotated[Size, Field(ge=1)] = 10 * 1024 * 1024
+    max_items: int | None = Field(None, ge=1)
+    concurrency: int = Field(4, ge=1, le=64)
+
+    @field_validator("allow", mode="before")
+    @classmethod
+    def _split(cls, value: str) -> tuple[str, ...]:
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """Where a secret is kept; read anew at each use, so that it may be changed while we run."""
+
+    option: str
+    variable: str | None
+    file: Path | None
+    text: str = ""
+
+    def read(self) -> str:
+        """Return the secret. Raises ``ConfigurationError`` for the field ``sink`` if it is absent."""
+        if self.variable:
+            secret = os.environ.get(self.variable, "").strip()
+            where = f"{self.option}_env: the environment has no variable {self.variable}, or it is empty"
+        elif self.file:
+            secret, where = _content(self.file, f"{self.option}_file")
+        else:
+            return self.text
+        if not secret:
+            raise ConfigurationError("sink", where)
+        return secret
+
+    def __repr__(self) -> str:
+        return f"Secret({self.option})"
+
+
+def _content(file: Path, option: str) -> tuple[str, str]:
+    try:
+        return file.read_text(encoding="utf-8").strip(), f"{option}: {file} is empty"
+    except (OSError, UnicodeDecodeError) as exc:
+        words = exc.strerror if isinstance(exc, OSError) else "it is no text"
+        raise ConfigurationError("sink", f"{option}: {file} cannot be read: {words}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that the sink needs, checked. ``names``: the indices that are known beforehand."""
+
+    scheme: Literal["http", "https"]
+    hosts: tuple[tuple[str, int], ...]
+    user: str | None
+    password: Secret | None
+    api_key: Secret | None
+    op: Literal["create", "index"]
+    names: tuple[str, ...]
+    target: str
+    index_of: IndexOf | None
+    version: Expression | None
+    routing: Expression | None
+    options: Options
+
+    @property
+    def fixed(self) -> str | None:
+        """The one index, if all documents go to the same."""
+        return self.names[0] if self.index_of is None else None
+
+    @property
+    def urls(self) -> list[str]:
+        """The hosts as URLs, without credentials."""
+        return [f"{self.scheme}://{f'[{host}]' if ':' in host else host}:{port}" for host, port in self.hosts]
+
+
+def read_url(url: SplitResult) -> Settings:
+    """Return the settings that ``url`` holds. Raises ``ConfigurationError`` for the field ``sink``."""
+    _check_password(url)
+    options = _options(url.query)
+    if url.fragment:
+        raise _fault("the URL holds a #; write %23 if it is part of a value")
+    scheme = url.scheme.partition("+")[2]
+    if options.ca and scheme == "http":
+        raise _fault("ca: only https has a certificate to check; write elasticsearch+https://")
+    if options.ca:
+        _check_ca(options.ca)
+    user, password, hosts = _authority(url, options)
+    api_key = _secret("api_key", options.api_key_env, options.api_key_file)
+    if api_key and user:
+        raise _fault("api_key: either an API key or a user, not both")
+    if options.version and options.op == "create":
+        raise _fault("op: a version needs op=index, which it implies; leave op away")
+    names, target, index_of = _index(url.path, options)
+    return Settings(
+        scheme="https" if scheme == "https" else "http",
+        hosts=hosts,
+        user=user,
+        password=password,
+        api_key=api_key,
+        op="index" if options.version else options.op or "create",
+        names=names,
+        target=target,
+        index_of=index_of,
+        version=_expression("version", options.version),
+        routing=_expression("routing", options.routing),
+        options=options,
+    )
+
+
+def _check_password(url: SplitResult) -> None:
+    """Notice a password with bare reserved characters before any part of it is shown as something else."""
+    port = url.netloc.rpartition(":")[2]
+    cut_short = ":" in url.netloc and not port.isdecimal() and not port.endswith("]")
+    if "@" not in url.netloc and ("@" in url.path or (cut_short and "@" in url.query + url.fragment)):
+        raise _fault("a password's / is written %2F, its ? %3F, its # %23, its @ %40")
+
+
+def _fault(problem: str) -> ConfigurationError:
+    return ConfigurationError("sink", problem)
+
+
+def _options(query: str) -> Options:
+    pairs = parse_qsl(query, keep_blank_values=True)
+    values = dict(pairs)
+    for name, _value in pairs:
+        if name not in Options.model_fields:
+            raise _fault(_unknown_option(name))
+    if len(values) != len(pairs):
+        raise _fault("each option may stand in the URL once")
+    try:
+        return Options.model_validate(values)
+    except ValidationError as exc:
+        error = exc.errors(include_url=False, include_input=False)[0]
+        words = error["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
+        raise _fault(f"{error['loc'][0]}: {words}") from None
+
+
+def _unknown_option(name: str) -> str:
+    if _SECRETS.search(name.lower()):
+        return (
+            "a secret is not given as an option; use api_key_env, api_key_file, password_env or password_file"
+        )
+    known = ", ".join(Options.model_fields)
+    # a password with a bare ? would be taken for an option's name
+    shown = name if re.fullmatch("[a-z_]{1,40}", name) else "that of this URL"
+    return f"{shown}: unknown option; one of {known} is needed"
+
+
+def _secret(option: str, variable: str | None, file: Path | None, text: str = "") -> Secret | None:
+    given = [source for source in (variable, file, text) if source]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise _fault(f"{option}: it is given twice; {option}_env or {option}_file, one of them")
+    secret = Secret(option, variable, file, text)
+    secret.read()  # absent: better known now than at the first message
+    return secret
+
+
+def _check_ca(file: Path) -> None:
+    try:
+        ssl.create_default_context(cafile=str(file))
+    except (OSError, ssl.SSLError) as exc:
+        words = (
+            exc.strerror
+            if isinstance(exc, FileNotFoundError | PermissionError)
+            else "no PEM certificates in it"
+        )
+        raise _fault(f"ca: {file} cannot be used: {words}") from None
+
+
+def _authority(
+    url: SplitResult, options: Options
+) -> tuple[str | None, Secret | None, tuple[tuple[str, int], ...]]:
+    """Return user, password and hosts. What stands in them is never shown: it may be a password."""
+    credentials, _at, hosts = url.netloc.rpartition("@")
+    user, colon, text = credentials.partition(":")
+    if (colon or options.password_env or options.password_file) and not user:
+        raise _fault("the password has no user; write user:password@host")
+    password = _secret("password", options.password_env, options.password_file, unquote(text))
+    if user and password is None:
+        raise _fault(
+            "the user has no password; write user:password@host, or use password_file or password_env"
+        )
+    return unquote(user) or None, password, tuple(_host(text) for text in hosts.split(","))
+
+
+def _host(text: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{text.strip()}")
+        port = DEFAULT_PORT if parts.port is None else parts.port
+    except ValueError:
+        raise _fault("host: a port is a number from 1 to 65535, an IPv6 address stands in []") from None
+    if not parts.hostname or port == 0 or re.search(r"[\s@%]", parts.hostname):
+        raise _fault("host: it is missing or wrong; write it like elasticsearch+http://localhost:9200/tasks")
+    return parts.hostname, port
+
+
+def _index(path: str, options: Options) -> tuple[tuple[str, ...], str, IndexOf | None]:
+    """Return the known names, what a person searches, and the function that names the index."""
+    text = path.removeprefix("/")
+    if options.index_from or options.allow:
+        return _allow_list(text, options)
+    if "{" in text or "}" in text:
+        if options.require_alias:
+            raise _fault("require_alias: it needs one index or an allow-list, not a date")
+        index_of, target = compile_pattern(text)  # as it is: %d would be taken for an escape
+        return (), target, index_of
+    name = unquote(text).removesuffix("/")
+    if fault := name_fault(name, alias=options.require_alias):
+        raise _fault(f"index {name!r}: {fault}" if name else fault)
+    return (name,), name, None
+
+
+def _allow_list(text: str, options: Options) -> tuple[tuple[str, ...], str, IndexOf | None]:
+    if not (options.index_from and options.allow):
+        raise _fault("index_from and allow need each other, like ?index_from=header:index&allow=logs,events")
+    if text:
+        raise _fault("index_from: the URL names an index as well; leave one of them away")
+    for name in options.allow:
+        if fault := name_fault(name, alias=options.require_alias):
+            raise _fault(f"allow {name!r}: {fault}")
+    expression = _expression("index_from", options.index_from)
+    assert expression  # noqa: S101 - for the type checker: index_from is given
+    chooser = AllowedIndex(expression, options.index_from, frozenset(options.allow))
+    return options.allow, ",".join(options.allow), chooser
+
+
+def _expression(option: str, text: str | None) -> Expression | None:
+    if text is None:
+        return None
+    try:
+        return compile_expression(text, "sink")
+    except ConfigurationError as exc:
+        raise _fault(f"{option}: {exc.problem}") from None
