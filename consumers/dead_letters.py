@@ -103,10 +103,13 @@ class DeadLetters:
         Raises ``UnrecoverableError`` where that is impossible, ``PublisherUnavailableError`` where
         the broker cannot be reached; it may be called again after the latter.
         """
-        if self.exchange:
-            self._publisher.check_exchange(self.exchange)
-        else:
-            self._publisher.declare_queue(self.routing_key)
+        try:
+            if self.exchange:
+                self._publisher.check_exchange(self.exchange)
+            else:
+                self._publisher.declare_queue(self.routing_key)
+        finally:
+            self._publisher.close()  # the thread opens its own: some transports bind one to its thread
         self._thread.start()
 
     def submit(self, refused: Sequence[Refused]) -> None:
@@ -137,8 +140,6 @@ class DeadLetters:
             if self._thread.is_alive():
                 self._publisher.abort()
                 self._thread.join(_ABORT_SECONDS)
-        if not self._thread.is_alive():
-            self._publisher.close()
         return not self._pending
 
     def _run(self) -> None:
@@ -147,7 +148,8 @@ class DeadLetters:
         except Exception:
             # :attr:`alive` tells; what is pending stays at the broker
             log.exception("dead_letters_failed", queue=self.queue, pending=self._pending)
-            raise
+        finally:
+            self._publisher.close()
 
     def _work(self) -> None:
         while letters := self._take():

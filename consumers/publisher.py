@@ -75,13 +75,13 @@ class Publisher:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._options = dict(transport_options or {})
-        self._settings = Connection(
-            broker, connect_timeout=_CONNECT_SECONDS, heartbeat=0, transport_options=self._options
-        )
         try:
+            self._settings = Connection(
+                broker, connect_timeout=_CONNECT_SECONDS, heartbeat=0, transport_options=self._options
+            )
             self._settings.get_transport_cls()
         except (KeyError, ImportError, AttributeError) as exc:
-            raise ConfigurationError("broker", f"no such transport: {exc}") from None
+            raise ConfigurationError("broker", f"kombu knows no such transport: {exc.args[0]}") from None
         self._confirm_timeout = confirm_timeout
         self._window = max(2, window)
         self._clock = clock
