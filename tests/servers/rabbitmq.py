@@ -1,4 +1,4 @@
-"""RabbitMQ: Debian's own version, and a newer one in a folder that holds a newer Debian."""
+"""RabbitMQ 3.10 and 4.0: one is this Debian's own, the other stands in a folder with another Debian."""
 
 from __future__ import annotations
 
@@ -98,35 +98,41 @@ class RabbitMQ(Server):
 
 
 def _connection(url: str) -> Any:
-    return Connection(url, connect_timeout=2)  # type: ignore[no-untyped-call]
+    return Connection(url, connect_timeout=2)
 
 
 def rabbitmq(settings: Mapping[str, str] | None = None) -> RabbitMQ:
-    """Return Debian's RabbitMQ, not started. ``settings`` are further lines of ``rabbitmq.conf``."""
-    if not settings and (url := os.environ.get("AGGREGATOR_TEST_RABBITMQ_URL")):
-        return RabbitMQ("rabbitmq", "3.10", url, Remote())
-    if not Path(SCRIPTS, "rabbitmq-server").exists():
-        return _container("rabbitmq", "3.10", settings)
-    folder = new_folder("rabbitmq")
-    url, environment = _configure(folder, str(folder), settings or {})
-    host = LocalHost("rabbitmq", folder, [f"{SCRIPTS}/rabbitmq-server"], environment)
-    return RabbitMQ("rabbitmq", "3.10", url, host)
+    """Return RabbitMQ 3.10, not started. ``settings`` are further lines of ``rabbitmq.conf``."""
+    return _broker("rabbitmq", "3.10", "bookworm", settings or {})
 
 
 def rabbitmq4(settings: Mapping[str, str] | None = None) -> RabbitMQ:
     """Return RabbitMQ 4.0, not started. ``settings`` are further lines of ``rabbitmq.conf``."""
-    if not settings and (url := os.environ.get("AGGREGATOR_TEST_RABBITMQ4_URL")):
-        return RabbitMQ("rabbitmq4", "4.0", url, Remote())
-    root = cache_folder() / "trixie"
-    if not root.is_dir():
-        return _container("rabbitmq4", "4.0", settings)
-    if os.geteuid() != 0:
-        raise Unavailable("RabbitMQ 4.0 is installed in a folder that only root can enter (chroot)")
-    folder = new_folder("rabbitmq4")
-    url, environment = _configure(folder, "/mnt", settings or {})
-    enter = [program("unshare"), "-m", program("sh"), "-c", ENTER, "enter", str(root), str(folder)]
-    host = LocalHost("rabbitmq4", folder, [*enter, f"{SCRIPTS}/rabbitmq-server"], environment, enter)
-    return RabbitMQ("rabbitmq4", "4.0", url, host)
+    return _broker("rabbitmq4", "4.0", "trixie", settings or {})
+
+
+def _broker(name: str, version: str, suite: str, settings: Mapping[str, str]) -> RabbitMQ:
+    if not settings and (url := os.environ.get(f"AGGREGATOR_TEST_{name.upper()}_URL")):
+        return RabbitMQ(name, version, url, Remote())
+    root = cache_folder() / suite
+    if _installed(Path("/"), version):
+        inside, enter = None, []
+    elif not _installed(root, version):
+        return _container(name, version, settings)
+    elif os.geteuid() != 0:
+        raise Unavailable(f"RabbitMQ {version} stands in a folder that only root can enter (chroot)")
+    else:
+        inside, enter = "/mnt", [program("unshare"), "-m", program("sh"), "-c", ENTER, "enter", str(root)]
+    folder = new_folder(name)
+    if enter:
+        enter.append(str(folder))
+    url, environment = _configure(folder, inside or str(folder), settings)
+    host = LocalHost(name, folder, [*enter, f"{SCRIPTS}/rabbitmq-server"], environment, enter)
+    return RabbitMQ(name, version, url, host)
+
+
+def _installed(root: Path, version: str) -> bool:
+    return any(root.glob(f"usr/lib/rabbitmq/lib/rabbitmq_server-{version}.*"))
 
 
 def _configure(folder: Path, inside: str, settings: Mapping[str, str]) -> tuple[str, dict[str, str]]:
@@ -158,11 +164,11 @@ def _configure(folder: Path, inside: str, settings: Mapping[str, str]) -> tuple[
     return f"amqp://guest:guest@127.0.0.1:{port}//", environment
 
 
-def _container(name: str, version: str, settings: Mapping[str, str] | None) -> RabbitMQ:
+def _container(name: str, version: str, settings: Mapping[str, str]) -> RabbitMQ:
     from tests.servers.container import ContainerHost
 
     port = free_port()
-    lines = "".join(f"{k} = {v}\n" for k, v in {**SETTINGS, **(settings or {})}.items())
+    lines = "".join(f"{k} = {v}\n" for k, v in {**SETTINGS, **settings}.items())
     host = ContainerHost(
         f"rabbitmq:{version}",
         {5672: port},

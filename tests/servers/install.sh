@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Installs what the integration tests run against; what is there already stays as it is.
+# On Debian as root: packages by apt-get, and a second Debian in a folder for the other RabbitMQ.
+# Anywhere: Elasticsearch from Maven Central, if there are Maven and a JDK 23 or newer.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${AGGREGATOR_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kombu-aggregator-servers}
+java_wanted=23
+
+say() { printf 'servers: %s\n' "$*"; }
+
+is_debian_root() { [ "$(id -u)" = 0 ] && command -v apt-get dpkg-query >/dev/null; }
+
+installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+# The home of the newest JDK (with a compiler) that is new enough; nothing if there is none.
+newest_jdk() {
+  local home version best=$((java_wanted - 1)) found=
+  for home in ${JAVA_HOME:+"$JAVA_HOME"} /usr/lib/jvm/*/; do
+    [ -x "$home/bin/javac" ] && [ -r "$home/release" ] || continue
+    version=$(sed -n 's/^JAVA_VERSION="\([0-9]*\).*/\1/p' "$home/release")
+    if [ "${version:-0}" -gt "$best" ]; then best=$version found=$home; fi
+  done
+  printf '%s' "$found"
+}
+
+# The package of the newest JDK that this Debian has, if it is new enough.
+jdk_package() {
+  apt-cache search --names-only '^openjdk-[0-9]+-jdk-headless$' | sed 's/ .*//' | sort -t- -k2n | tail -n 1 |
+    awk -F- -v wanted="$java_wanted" '$2 >= wanted'
+}
+
+# apt-get install without the services that the packages would start on their default ports.
+install_packages() {
+  local policy=/usr/sbin/policy-rc.d
+  say "apt-get install $*"
+  if [ ! -e "$policy" ]; then
+    # shellcheck disable=SC2064  # the path is meant as it is now
+    trap "rm -f $policy" EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+  fi
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+packages() {
+  local package missing=()
+  for package in rabbitmq-server redis-server prometheus mmdebstrap; do
+    installed "$package" || missing+=("$package")
+  done
+  command -v mvn >/dev/null || missing+=(maven)
+  docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || missing+=(docker-compose)
+  if [ "${#missing[@]}" -gt 0 ] || [ -z "$(newest_jdk)" ]; then
+    # a foreign source that does not answer must not keep Debian's own from being used
+    [ "${#missing[@]}" = 0 ] || apt-get update -qq || say "apt-get update failed; going on with what is known"
+    [ -n "$(newest_jdk)" ] || missing+=($(jdk_package))
+    [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
+  fi
+}
+
+# The other Debian: RabbitMQ 4.0 is trixie's, 3.10 is bookworm's.
+other_debian() {
+  local suite mirror root
+  if compgen -G '/usr/lib/rabbitmq/lib/rabbitmq_server-3.10.*' >/dev/null; then suite=trixie; else suite=bookworm; fi
+  root=$cache/$suite
+  [ -d "$root" ] && return
+  # the mirror that this machine itself uses
+  mirror=$(apt-get indextargets --format '$(CREATED_BY)|$(ORIGIN)|$(COMPONENT)|$(REPO_URI)' |
+    sed -n 's/^Packages|Debian|main|//p' | grep -v security | head -n 1)
+  if [ -z "$mirror" ]; then say "no Debian mirror in apt's sources: no second RabbitMQ"; return; fi
+  say "mmdebstrap of $suite with rabbitmq-server into $root (240 MB)"
+  mkdir -p "$cache"
+  rm -rf "$root.new"
+  if mmdebstrap --quiet --variant=minbase --include=rabbitmq-server "$suite" "$root.new" "$mirror"; then
+    mv "$root.new" "$root"
+  else
+    rm -rf "$root.new"
+    say "mmdebstrap failed: no second RabbitMQ"
+  fi
+}
+
+elasticsearch() {
+  local project=$here/elasticsearch jdk
+  if [ -e "$project/target/launcher.jar" ] &&
+    [ -z "$(find "$project/pom.xml" "$project/src" -newer "$project/target/launcher.jar" -print -quit)" ]; then
+    return
+  fi
+  jdk=$(newest_jdk)
+  if [ -z "$jdk" ]; then say "no JDK $java_wanted or newer: no Elasticsearch; set JAVA_HOME to one"; return; fi
+  if ! command -v mvn >/dev/null; then say "Maven is not installed: no Elasticsearch"; return; fi
+  say "Elasticsearch from Maven Central (44 MB)"
+  rm -rf "$project/target"
+  JAVA_HOME=$jdk mvn -B -q -f "$project/pom.xml" package 2>&1 | { grep '^\[ERROR\]' || true; } ||
+    say "Maven failed: no Elasticsearch"
+}
+
+mkdir -p "$cache"
+exec 9>"$cache/install.lock"
+flock 9 # two runs side by side would get into each other's way
+if is_debian_root; then
+  packages
+  other_debian &
+else
+  say "not root on Debian: no packages are installed"
+fi
+elasticsearch
+wait
+say "ready"
