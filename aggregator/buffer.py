@@ -17,7 +17,6 @@ from aggregator.completion import AnyOf, Trigger
 
 if TYPE_CHECKING:
     from aggregator.delivery import Delivery, Link
-    from aggregator.sinks.base import Fate
 
 #: How many keys are remembered for the numbering of their parts.
 PARTS_REMEMBERED = 100_000
@@ -58,7 +57,7 @@ class Batch:
     opened: float
     completed: float
     remaining: int = 0
-    fates: Counter[Fate] = field(default_factory=Counter)
+    fates: Counter[str] = field(default_factory=Counter)
 
 
 class Buffer:

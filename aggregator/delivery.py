@@ -158,6 +158,11 @@ class Delivery(Item):
                 raise MessageRefusedError("bad-json", str(exc)) from None
         return self._json
 
+    @property
+    def parsed(self) -> bool:
+        """Whether the parsed body is kept."""
+        return self._json is not None
+
     def forget_json(self) -> None:
         """Drop the parsed body: a held message must not cost its memory several times."""
         self._json = None

@@ -41,10 +41,10 @@ class Ledger:
     sent and not seen acked, that is the sum of all prefetches.
     """
 
-    def __init__(self, remember: int = 100_000) -> None:
+    def __init__(self, remember: int = 10_000) -> None:
         self._known: dict[int, Delivery | None] = {}  # None: settled
         self._settled: deque[int] = deque()
-        self._remember = remember
+        self.remember = remember
 
     def __len__(self) -> int:
         """Messages known, settled ones included."""
@@ -83,7 +83,7 @@ class Ledger:
             if fingerprint and known.get(fingerprint) is delivery:
                 known[fingerprint] = None
                 order.append(fingerprint)
-        while len(order) > self._remember:
+        while len(order) > self.remember:
             fingerprint = order.popleft()
             if known.get(fingerprint, _UNKNOWN) is None:
                 del known[fingerprint]

@@ -202,6 +202,16 @@ class Outbox:
         self._finish(request.items, request.size, now)
         return Outcome([], [Final(item, verdict) for item in request.items])
 
+    def refuse(self, request: Request, refused: list[Final], now: float) -> Outcome:
+        """Take out of a request what cannot become a document; the rest is sent."""
+        gone = {id(final.item) for final in refused}
+        leaving = [item for item in request.items if id(item) in gone]
+        size = sum(item.size for item in leaving)
+        request.items = [item for item in request.items if id(item) not in gone]
+        request.size -= size
+        self._finish(leaving, size, now)
+        return Outcome([], refused)
+
     def drop(self, dead: Iterable[Item]) -> None:
         """Take items out that go back to the broker. Those under way stay until their verdict."""
         gone = {id(item) for item in dead}

@@ -1,0 +1,122 @@
+"""The first look at a delivery: is it fit, to which group does it belong, which id does it get.
+
+Runs on the worker's thread, outside every lock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import count
+from secrets import token_hex
+from typing import TYPE_CHECKING, NamedTuple
+
+from aggregator.documents import make_document
+from aggregator.errors import MessageRefusedError
+from aggregator.ports import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aggregator.clock import Clock
+    from aggregator.correlation import Expression
+    from aggregator.delivery import Delivery
+
+DELIVERY_COUNT = "x-delivery-count"
+
+
+class Sentinel(NamedTuple):
+    """A control message, its key, and how many members its group has (None: it does not say)."""
+
+    delivery: Delivery
+    key: str | None
+    expected: int | None
+
+
+@dataclass(slots=True)
+class Sorted:
+    """What one hand-over holds."""
+
+    members: list[tuple[Delivery, str | None]] = field(default_factory=list)
+    sentinels: list[Sentinel] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """How deliveries of a route are read. ``key`` and ``id`` of None: one group, ids made here."""
+
+    clock: Clock
+    key: Expression | None = None
+    id: Expression | None = None
+    is_sentinel: Callable[[Delivery], bool] | None = None
+    sentinel_count: str | None = None
+    delivery_limit: int = 15
+    trust_json: bool = False
+    max_message: int = 16 * 1024 * 1024
+    _process: str = field(default_factory=lambda: token_hex(4))
+    _serial: count[int] = field(default_factory=count)
+
+    def sort(self, deliveries: Sequence[Delivery], now: float) -> Sorted:
+        """Read each delivery; whatever is wrong with one concerns that one alone."""
+        result = Sorted()
+        read_id = self.id
+        # time-ordered, unique over restarts and processes: the milliseconds, the process, a number
+        prefix = f"{int(self.clock.time() * 1000):012x}{self._process}"
+        for delivery in deliveries:
+            delivery.received = now
+            try:
+                if delivery.redelivered:
+                    self._guard(delivery)
+                given = read_id(delivery) if read_id is not None else None
+                if given:
+                    delivery.id = given
+                    delivery.fingerprint = hash((given, delivery.body)) or 1
+                else:
+                    delivery.id = f"{prefix}{next(self._serial):08x}"
+                self._place(delivery, result)
+            except MessageRefusedError as exc:
+                result.refused.append(self.refuse(delivery, exc))
+        return result
+
+    def refuse(self, delivery: Delivery, error: MessageRefusedError) -> Refused:
+        """Return the refusal of a message that never reached the sink."""
+        now = self.clock.time()
+        return Refused(delivery, error.reason, error.detail, error_type="message", first=now, last=now)
+
+    def _guard(self, delivery: Delivery) -> None:
+        # RabbitMQ drops a message silently beyond its delivery limit: it has to leave before
+        delivered = delivery.headers.get(DELIVERY_COUNT)
+        if isinstance(delivered, int) and delivered >= self.delivery_limit:
+            raise MessageRefusedError("delivery-limit", f"delivered {delivered} times without a verdict")
+
+    def _place(self, delivery: Delivery, result: Sorted) -> None:
+        key = None
+        if self.key is not None:
+            key = self.key(delivery)
+            if key is None:
+                raise MessageRefusedError("no-key", "the message has nothing to correlate it by")
+        if self.is_sentinel is not None and self.is_sentinel(delivery):
+            result.sentinels.append(Sentinel(delivery, key, self._expected(delivery)))
+            delivery.forget_json()
+            return
+        if delivery.parsed:
+            # it was parsed for its key or id: make the document now, and let the objects go
+            delivery.document = make_document(
+                delivery, trust_json=self.trust_json, max_bytes=self.max_message
+            )
+            delivery.forget_json()
+        result.members.append((delivery, key))
+
+    def _expected(self, delivery: Delivery) -> int | None:
+        if self.sentinel_count is None:
+            return None
+        value = delivery.headers.get(self.sentinel_count)
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            return None
+        try:
+            expected = int(value)
+        except ValueError:
+            expected = -1
+        if expected < 0:
+            raise MessageRefusedError("bad-sentinel", f"header {self.sentinel_count} is no number of members")
+        return expected

@@ -1,0 +1,117 @@
+"""The catalogue of metrics, and the HTTP server that Prometheus scrapes.
+
+Everything is counted per batch, request or settlement, never per message; what is held is read when
+it is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
+BYTES = (256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 10_485_760, 52_428_800)
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """Every metric of a process, each by route."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry if registry is not None else CollectorRegistry()
+        route = ("route",)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"aggregator_{name}", text, (*route, *labels), registry=self.registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"aggregator_{name}", text, (*route, *labels), registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"aggregator_{name}", text, route, buckets=buckets, registry=self.registry)
+
+        self.received = counter("received_total", "Deliveries taken from the queue.")
+        self.deliveries = counter("deliveries_total", "Deliveries by what became of them.", "verdict")
+        self.batches = counter("batches_total", "Completed groups by what completed them.", "trigger")
+        self.batch_messages = histogram("batch_messages", "Messages in a completed group.", COUNTS)
+        self.batch_bytes = histogram("batch_bytes", "Bytes of bodies in a completed group.", BYTES)
+        self.batch_age = histogram("batch_age_seconds", "From a group's first message to its end.", SECONDS)
+        self.requests = counter("requests_total", "Requests to the sink by their outcome.", "outcome")
+        self.request_items = histogram("request_items", "Items in a request to the sink.", COUNTS)
+        self.flush_seconds = histogram("flush_seconds", "Duration of a request to the sink.", SECONDS)
+        self.ack_lag_seconds = histogram(
+            "ack_lag_seconds", "From the last word on deliveries to their ack on the wire.", SECONDS
+        )
+        self.retries = counter("retries_total", "Items that were sent again.")
+        self.dead_letters = counter("dead_letters_total", "Messages refused for good.", "reason")
+        self.held_messages = gauge("held_messages", "Deliveries in open groups.")
+        self.held_groups = gauge("held_groups", "Open groups.")
+        self.held_bytes = gauge("held_bytes", "Bytes of bodies in open groups and on their way.")
+        self.outgoing_messages = gauge("outgoing_items", "Items that wait for the sink's last word.")
+        self.dead_letters_pending = gauge("dead_letters_pending", "Refused messages not confirmed yet.")
+        self.route_state = gauge("route_state", "1 for the state that the route is in.", "state")
+        self.workers = gauge("workers", "Workers by state.", "state")
+        self.links_lost = counter("links_lost_total", "Connections to the broker that were lost.")
+
+    def route(self, name: str) -> RouteMetrics:
+        """Return the metrics of one route."""
+        return RouteMetrics(self, name)
+
+
+class RouteMetrics:
+    """The metrics of one route, with their labels looked up once."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self._metrics = metrics
+        self._name = name
+        self.received = metrics.received.labels(name)
+        self.batch_messages = metrics.batch_messages.labels(name)
+        self.batch_bytes = metrics.batch_bytes.labels(name)
+        self.batch_age = metrics.batch_age.labels(name)
+        self.request_items = metrics.request_items.labels(name)
+        self.flush_seconds = metrics.flush_seconds.labels(name)
+        self.ack_lag_seconds = metrics.ack_lag_seconds.labels(name)
+        self.retries = metrics.retries.labels(name)
+        self.links_lost = metrics.links_lost.labels(name)
+
+    def batch(self, trigger: str, messages: int, size: int, age: float) -> None:
+        """Count a completed group."""
+        self._metrics.batches.labels(self._name, trigger).inc()
+        self.batch_messages.observe(messages)
+        self.batch_bytes.observe(size)
+        self.batch_age.observe(age)
+
+    def settled(self, verdict: str, deliveries: int) -> None:
+        """Count deliveries by what became of them."""
+        if deliveries:
+            self._metrics.deliveries.labels(self._name, verdict).inc(deliveries)
+
+    def request(self, outcome: str, items: int, seconds: float) -> None:
+        """Count a request to the sink."""
+        self._metrics.requests.labels(self._name, outcome).inc()
+        self.request_items.observe(items)
+        self.flush_seconds.observe(seconds)
+
+    def dead_letter(self, reason: str, messages: int) -> None:
+        """Count refused messages."""
+        self._metrics.dead_letters.labels(self._name, reason).inc(messages)
+
+    def state(self, now: str, states: tuple[str, ...]) -> None:
+        """Show the route's state among all that it may have."""
+        for state in states:
+            self._metrics.route_state.labels(self._name, state).set(state == now)
+
+    def watch(self, gauges: Mapping[str, Callable[[], float]]) -> None:
+        """Read gauges (by attribute of :class:`Metrics`) from functions whenever they are scraped."""
+        for name, function in gauges.items():
+            getattr(self._metrics, name).labels(self._name).set_function(function)
+
+    def watch_workers(self, states: tuple[str, ...], count: Callable[[str], int]) -> None:
+        """Count workers by state whenever that is scraped."""
+        for state in states:
+            gauge = self._metrics.workers.labels(self._name, state)
+            gauge.set_function(lambda state=state: count(state))  # type: ignore[misc]

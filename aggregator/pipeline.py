@@ -1,0 +1,583 @@
+"""One route from a queue to a sink: intake, buffer, outbox and ledger under one lock.
+
+Workers call :meth:`Pipeline.accept` and the ``link_…`` methods; flush threads call :meth:`step`;
+the dead-letter thread reports to :meth:`dead_lettered`. Nothing here sleeps but idle flush threads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
+from math import inf
+from threading import Condition, Event
+from typing import TYPE_CHECKING
+
+import structlog
+
+from aggregator.backoff import Backoff
+from aggregator.breaker import Breaker
+from aggregator.buffer import Batch, Buffer
+from aggregator.clock import SYSTEM_CLOCK
+from aggregator.delivery import Settlement
+from aggregator.documents import make_document
+from aggregator.errors import MessageRefusedError, SinkError, SinkUnavailableError, UnrecoverableError
+from aggregator.ledger import Ledger, Recall, with_followers
+from aggregator.outbox import FINAL, Final, Outbox, Outcome, Request
+from aggregator.ports import Refused
+from aggregator.sinks.base import Fate, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from aggregator.clock import Clock
+    from aggregator.completion import AnyOf
+    from aggregator.delivery import Delivery, Item, Link
+    from aggregator.intake import Intake, Sorted
+    from aggregator.metrics import RouteMetrics
+    from aggregator.ports import DeadLetterPort
+    from aggregator.sinks.base import Sink
+
+    Job = Callable[[], None]
+
+log = structlog.get_logger()
+
+#: What pressure frees at once, as a share of all that may be held: one message at a time would
+#: make every request a request of one.
+RELIEF = 8
+
+
+class RouteState(Enum):
+    """What a route does at the moment."""
+
+    WAITING = "waiting"
+    """The sink is not there: nothing is consumed, the sink is probed."""
+    RUNNING = "running"
+    DRAINING = "draining"
+    """Stopping: what is held is written."""
+    STOPPED = "stopped"
+    """The fault needs a person: nothing is consumed until the process starts again."""
+
+
+STATES = tuple(state.value for state in RouteState)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of a route. Times in seconds.
+
+    ``held_bytes``: bodies in memory, before nothing more is read. ``ack_deadline``: how long the
+    broker lets a delivery be unacked. ``breaker_share`` of the last ``breaker_window`` messages
+    refused stops the route (window 0: never).
+    """
+
+    request_items: int = 1000
+    request_bytes: int = 10 * 1024 * 1024
+    linger: float = 0.0
+    held_bytes: int = 256 * 1024 * 1024
+    ack_deadline: float = 1800.0
+    breaker_share: float = 0.5
+    breaker_window: int = 200
+    backoff: Backoff = field(default_factory=Backoff)
+    give_back_keyed: bool = True
+
+
+class Pipeline:
+    """Takes deliveries, and has each of them settled exactly once on the link that brought it."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        intake: Intake,
+        completion: AnyOf,
+        sink: Sink,
+        dead_letters: DeadLetterPort,
+        metrics: RouteMetrics,
+        limits: Limits | None = None,
+        grace: float = 0.0,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.name = name
+        self._limits = limits = limits or Limits()
+        self._clock = clock
+        self._intake = intake
+        self._sink = sink
+        self._dead_letters = dead_letters
+        self._metrics = metrics
+        self._log = log.bind(route=name)
+        self._buffer = Buffer(completion, grace=grace)
+        self._ledger = Ledger()
+        self._outbox = Outbox(
+            max_items=min(limits.request_items, sink.limits.items or limits.request_items),
+            max_bytes=min(limits.request_bytes, sink.limits.bytes),
+            linger=limits.linger,
+            backoff=limits.backoff,
+        )
+        self._changed = Condition()
+        self._alarm = inf
+        self._links: dict[Link, int] = {}
+        self._lost = 0
+        self._hands = 0
+        self._breaker = Breaker(limits.breaker_share, limits.breaker_window)
+        self._probe_at = -inf
+        self._probes = 0
+        self._probing = False
+        self._retries = 0
+        self._closed = False
+        self._consume = Event()
+        self.last_received = -inf
+        self.state = RouteState.WAITING
+        self.reason = "starting"
+        metrics.state(self.state.value, STATES)
+        metrics.watch(
+            {
+                "held_messages": lambda: self._buffer.held,
+                "held_groups": lambda: self._buffer.groups,
+                "held_bytes": lambda: self._buffer.bytes + self._outbox.bytes,
+                "outgoing_messages": lambda: self._outbox.pending,
+                "dead_letters_pending": lambda: self._dead_letters.pending,
+            }
+        )
+
+    # ── what workers ask and tell ──
+
+    @property
+    def consuming(self) -> bool:
+        """Whether workers shall consume; otherwise they give everything back and wait."""
+        return self.state is RouteState.RUNNING or self.state is RouteState.DRAINING
+
+    def wait_until_consuming(self, seconds: float) -> bool:
+        """Wait for :attr:`consuming`, at most so long; return it."""
+        return self._consume.wait(seconds)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether workers may read on; otherwise they only ack and beat the heart."""
+        return self._buffer.bytes + self._outbox.bytes < self._limits.held_bytes
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held, under way, or waiting for the dead-letter queue."""
+        with self._changed:
+            return not (
+                self._buffer.held or self._outbox.pending or self._dead_letters.pending or self._hands
+            )
+
+    def accept(self, deliveries: Sequence[Delivery]) -> None:
+        """Take all that one read of a socket brought. Called by the worker that owns their link."""
+        now = self._clock.monotonic()
+        result = self._intake.sort(deliveries, now)
+        self._metrics.received.inc(len(deliveries))
+        with self._changed:
+            self.last_received = now
+            again, refused = self._enter(result, now)
+            self._relieve(now)
+            self._dispatch(now)
+            if min(self._outbox.wake_at(), self._buffer.next_deadline) < self._alarm:
+                self._changed.notify()
+        self._acknowledge(again, "duplicate")
+        self._refuse(refused)
+
+    def link_opened(self, link: Link, prefetch: int) -> None:
+        """Count on a link: the broker sends ``prefetch`` messages before one is settled."""
+        with self._changed:
+            self._links[link] = prefetch
+            # at most a prefetch of settled messages can come again over each link
+            self._ledger.remember = max(self._ledger.remember, 2 * sum(self._links.values()))
+
+    def link_lost(self, link: Link) -> None:
+        """Forget what came over a link that is dead: the broker hands it out again.
+
+        What is on its way to the sink stays until its verdict, so that a redelivery is recognised.
+        """
+        with self._changed:
+            if self._links.pop(link, None) is None:
+                return
+            self._lost += 1
+            dropped = self._buffer.drop(link)
+            self._ledger.forget(dropped)
+            self._ledger.forget(entry.delivery for entry in self._dead_letters.drop(_all_dead))
+            self._metrics.settled("given_back", len(dropped))
+            self._drop_dead()
+
+    # ── what flush threads do ──
+
+    def run(self) -> None:
+        """Write until :meth:`close`; the body of a flush thread."""
+        while (job := self._await_job()) is not None:
+            self._do(job)
+
+    def step(self) -> bool:
+        """Do one piece of work if there is any, without waiting; whether there was."""
+        with self._changed:
+            job = self._pick(self._clock.monotonic())
+        if job is not None:
+            self._do(job)
+        return job is not None
+
+    # ── how it ends ──
+
+    def drain(self) -> None:
+        """Complete what is held: groups without a key are flushed, keyed ones given back."""
+        with self._changed:
+            if self.state is RouteState.RUNNING:
+                self._set_state(RouteState.DRAINING, "stopping")
+            now = self._clock.monotonic()
+            returned = self._buffer.shut(now, give_back_keyed=self._limits.give_back_keyed)
+            self._ledger.forget(returned)
+            self._dispatch(now)
+            self._changed.notify_all()
+        self._settle(returned, Settlement.GIVE_BACK)
+        self._metrics.settled("given_back", len(returned))
+
+    def close(self) -> None:
+        """Let the flush threads end after what they have in hand."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    # ── in ──
+
+    def _enter(self, result: Sorted, now: float) -> tuple[list[Delivery], list[Refused]]:
+        """Put members and sentinels into the buffer; return settled ones that came again, and refused."""
+        buffer, again = self._buffer, []
+        buffer.advance(now)
+        for delivery, key in result.members:
+            if self._is_new(delivery, key, again):
+                buffer.add(delivery, key, now)
+        for delivery, key, expected in result.sentinels:
+            if self._is_new(delivery, key, again):
+                buffer.add_sentinel(delivery, key, expected, now)
+        return again, [entry for entry in result.refused if self._is_new(entry.delivery, None, again)]
+
+    def _is_new(self, delivery: Delivery, key: str | None, again: list[Delivery]) -> bool:
+        """Ask the ledger; a copy of what is held takes its place, one of what is settled goes to ``again``."""
+        recall, old = self._ledger.receive(delivery)
+        if recall is Recall.NEW:
+            return True
+        if recall is Recall.HELD and old is not None:
+            self._metrics.settled("given_back", 1)  # the old copy: its link is lost
+            return not self._buffer.replace(old, delivery, key)
+        if recall is Recall.SETTLED:
+            again.append(delivery)
+        return False
+
+    def _relieve(self, now: float) -> None:
+        """Complete the oldest groups where waiting longer would be waiting for ever."""
+        held = self._buffer.held
+        capacity = sum(self._links.values())
+        if held and not self._outbox.pending and held + self._dead_letters.pending >= capacity > 0:
+            self._buffer.relieve(max(1, capacity // RELIEF), 0, now)
+        if self._buffer.bytes and not self.has_room:
+            enough = max(1, self._limits.held_bytes // RELIEF)
+            if self._outbox.bytes < enough:
+                self._buffer.relieve(0, min(enough, self._buffer.bytes), now)
+
+    def _dispatch(self, now: float) -> None:
+        """Make items of the batches that are complete and hand them to the outbox."""
+        for batch in self._buffer.take():
+            self._metrics.batch(batch.trigger.value, len(batch.deliveries), batch.bytes, now - batch.opened)
+            members = batch.deliveries
+            batch.remaining = len(members)
+            for delivery in members:
+                delivery.batch = batch
+            self._ledger.depart(members)
+            self._ledger.depart(batch.controls)
+            if members:
+                self._outbox.offer(members, batch.bytes, now)
+            else:
+                self._finish([batch])
+
+    # ── out ──
+
+    def _await_job(self) -> Job | None:
+        with self._changed:
+            while not self._closed:
+                now = self._clock.monotonic()
+                if (job := self._pick(now)) is not None:
+                    if self._outbox.wake_at() <= now:
+                        self._changed.notify()  # there is more: another thread may take it
+                    return job
+                self._alarm = min(self._outbox.wake_at(), self._buffer.next_deadline, self._probe_due())
+                self._changed.wait(None if self._alarm == inf else max(0.0, self._alarm - now))
+        return None
+
+    def _pick(self, now: float) -> Job | None:
+        job: Job | None = None
+        if self.state is RouteState.WAITING:
+            if now >= self._probe_due():
+                self._probing = True
+                job = self._probe
+        elif self.state is not RouteState.STOPPED:
+            self._buffer.advance(now)
+            self._relieve(now)
+            self._dispatch(now)
+            request = self._outbox.take(now, hurry=self.state is RouteState.DRAINING)
+            job = partial(self._send, request, self._lost) if request is not None else None
+        self._hands += job is not None
+        return job
+
+    def _do(self, job: Job) -> None:
+        try:
+            job()
+        except Exception:
+            # a thread that dies would hold its request for ever; this is a fault of ours
+            self._log.exception("flush_failed")
+            self._stop("an internal error; see the log")
+        finally:
+            with self._changed:
+                self._hands -= 1
+
+    def _send(self, request: Request, lost: int) -> None:
+        self._make_documents(request)
+        if request.items:
+            started = self._clock.monotonic()
+            verdicts: Sequence[Verdict] | None = None
+            error: Exception | None = None
+            try:
+                verdicts = self._sink.write(request.items)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, nothing is known of the items
+                error = exc
+            if verdicts is not None and len(verdicts) != len(request.items):
+                error = SinkUnavailableError(f"{len(verdicts)} verdicts for {len(request.items)} items")
+            now = self._clock.monotonic()
+            self._metrics.request(
+                "answered" if error is None else type(error).__name__, len(request.items), now - started
+            )
+            self._resolve(request, verdicts, error, now)
+        if lost != self._lost:
+            with self._changed:
+                self._drop_dead()
+
+    def _make_documents(self, request: Request) -> None:
+        intake, refused = self._intake, []
+        for item in request.items:
+            if item.document:
+                continue
+            try:
+                item.document = make_document(
+                    item.deliveries[0], trust_json=intake.trust_json, max_bytes=intake.max_message
+                )
+            except MessageRefusedError as exc:
+                refused.append(Final(item, Verdict(Fate.DEAD_LETTER, exc.reason, exc.detail)))
+        if refused:
+            with self._changed:
+                outcome = self._outbox.refuse(request, refused, self._clock.monotonic())
+            self._conclude(outcome, request, "message")
+
+    def _resolve(
+        self, request: Request, verdicts: Sequence[Verdict] | None, error: Exception | None, now: float
+    ) -> None:
+        with self._changed:
+            was_shut = self._outbox.gate.shut
+            if error is None:
+                outcome = self._outbox.resolve(request, verdicts, now)
+            else:
+                outcome = self._outbox.fail(request, error, now)
+            shut = self._outbox.gate.shut
+            retried, self._retries = self._outbox.retries - self._retries, self._outbox.retries
+            self._changed.notify()
+        if retried:
+            self._metrics.retries.inc(retried)
+        self._conclude(outcome, request, "sink")
+        if shut and not was_shut:
+            self._log.warning("sink_refuses", problem=_problem(verdicts, error))
+        elif was_shut and not shut:
+            self._log.info("sink_answers")
+        if shut and request.first_failed is not None:
+            self._lose_patience(now - request.first_failed, _problem(verdicts, error))
+
+    def _conclude(self, outcome: Outcome, request: Request, source: str) -> None:
+        """Settle what is final: ack what was written, dead-letter what was refused."""
+        duplicates = [item for item, verdict in outcome.others if verdict.fate is Fate.DUPLICATE]
+        rejected = [final for final in outcome.others if final.verdict.fate is Fate.DEAD_LETTER]
+        for items, verdict in ((outcome.written, "written"), (duplicates, "duplicate")):
+            if items:
+                deliveries = [d for item in items for d in with_followers(item.deliveries)]
+                with self._changed:
+                    self._ledger.settle(deliveries)
+                    self._breaker.pass_(len(items))
+                self._acknowledge(deliveries, verdict)
+                self._count(items, verdict)
+        if rejected:
+            now = self._clock.time()
+            failed = request.first_failed
+            first = now if failed is None else now - (self._clock.monotonic() - failed)
+            attempts = request.attempts + 1
+            self._refuse(
+                [
+                    Refused(d, v.reason, v.detail, v.status, source, first, now, attempts)
+                    for item, v in rejected
+                    for d in item.deliveries
+                ]
+            )
+            self._count([item for item, _ in rejected], "dead_lettered")
+
+    def dead_lettered(self, refused: Sequence[Refused]) -> None:
+        """Settle deliveries that are safe in the dead-letter queue. Called by its thread."""
+        deliveries = list(with_followers(entry.delivery for entry in refused))
+        with self._changed:
+            self._ledger.settle(deliveries)
+            self._changed.notify()
+        for reason, number in Counter(entry.reason for entry in refused).items():
+            self._metrics.dead_letter(reason, number)
+        self._acknowledge(deliveries, "dead_lettered")
+
+    def _refuse(self, refused: list[Refused]) -> None:
+        if not refused:
+            return
+        with self._changed:
+            tripped = self._breaker.trips(len(refused))
+            self._ledger.depart(entry.delivery for entry in refused)
+        if tripped:
+            # the fault is in the configuration, not in the messages: they stay where they are
+            reasons = Counter(entry.reason for entry in refused).most_common(3)
+            self._stop(f"most messages are refused: {', '.join(f'{word} ({n})' for word, n in reasons)}")
+        else:
+            self._dead_letters.submit(refused)
+
+    def _acknowledge(self, deliveries: Sequence[Delivery], verdict: str) -> None:
+        if deliveries:
+            dead = self._settle(deliveries, Settlement.ACK)
+            self._metrics.settled(verdict, len(deliveries) - dead)
+            self._metrics.settled("given_back", dead)
+
+    @staticmethod
+    def _settle(deliveries: Iterable[Delivery], how: Settlement) -> int:
+        """Post settlements to each link; return how many deliveries had lost theirs."""
+        by_link: dict[Link, list[Delivery]] = {}
+        for delivery in deliveries:
+            by_link.setdefault(delivery.link, []).append(delivery)
+        dead = 0
+        for link, members in by_link.items():
+            if link.alive:
+                link.settle(members, how)
+            else:
+                dead += len(members)
+        return dead
+
+    # ── batches ──
+
+    def _count(self, items: Iterable[Item], fate: str) -> None:
+        """Note final items in their batches; conclude the batches that are done with."""
+        finished = []
+        with self._changed:
+            for item in items:
+                batch = item.batch
+                batch.remaining -= 1
+                batch.fates[fate] += 1
+                if not batch.remaining:
+                    finished.append(batch)
+        self._finish(finished)
+
+    def _finish(self, batches: Iterable[Batch]) -> None:
+        """Ack the sentinels of batches that are done with, and say what became of them."""
+        now = self._clock.monotonic()
+        for batch in batches:
+            if batch.controls:
+                controls = list(with_followers(batch.controls))
+                with self._changed:
+                    self._ledger.settle(controls)
+                self._acknowledge(controls, "control")
+            self._log.info(
+                "batch",
+                key=batch.key,
+                messages=len(batch.deliveries),
+                bytes=batch.bytes,
+                trigger=batch.trigger.value,
+                part=batch.part,
+                complete=batch.complete,
+                age=round(batch.completed - batch.opened, 3),
+                flush=round(now - batch.completed, 3),
+                **batch.fates,
+            )
+
+    def _drop_dead(self) -> None:
+        """Take items out that nobody can ack any more; the broker hands them out again."""
+        dead = [item for item in self._outbox.waiting() if not _alive(item.deliveries)]
+        self._outbox.drop(dead)
+        self._ledger.forget(d for item in dead for d in item.deliveries)
+        self._metrics.settled("given_back", sum(len(item.deliveries) for item in dead))
+        self._count(dead, "given_back")
+
+    # ── the state of the route ──
+
+    def _probe_due(self) -> float:
+        waits = self.state is RouteState.WAITING and not self._probing
+        return self._probe_at if waits else inf
+
+    def _probe(self) -> None:
+        problem = ""
+        try:
+            self._sink.open()
+        except UnrecoverableError as exc:
+            self._stop(str(exc))
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the sink is not there
+            problem = _problem(None, exc)
+        if not problem and self._dead_letters.failing_since is not None:
+            problem = "the dead-letter queue takes nothing"
+        with self._changed:
+            self._probing = False
+            if self.state is not RouteState.WAITING:
+                return
+            if problem:
+                self._probes += 1
+                pause = self._limits.backoff.pause(self._probes)
+                self._probe_at = self._clock.monotonic() + pause
+            else:
+                self._outbox.gate.succeeded()
+                self._set_state(RouteState.RUNNING, "")
+        if problem:
+            self._log.warning("sink_away", problem=problem, next_try=round(pause, 1))
+        else:
+            self._log.info("route_runs", sink=self._sink.where())
+
+    def _lose_patience(self, seconds: float, problem: str) -> None:
+        """Give everything back once, and wait: held for longer, the broker would take it back."""
+        if seconds < self._limits.ack_deadline / 4:
+            return
+        with self._changed:
+            if self.state is not RouteState.RUNNING:
+                return
+            self._probes = 0
+            self._probe_at = self._clock.monotonic() + self._limits.backoff.pause(1)
+            self._set_state(RouteState.WAITING, problem)
+        self._log.error("route_waits", problem=problem, after=round(seconds, 1))
+
+    def _stop(self, reason: str) -> None:
+        with self._changed:
+            if self.state is RouteState.STOPPED:
+                return
+            self._set_state(RouteState.STOPPED, reason)
+        self._log.error("route_stopped", reason=reason)
+
+    def _set_state(self, state: RouteState, reason: str) -> None:
+        self.state, self.reason = state, reason
+        self._metrics.state(state.value, STATES)
+        if self.consuming:
+            self._consume.set()
+        else:
+            self._consume.clear()
+        for link in self._links:
+            link.wake()
+        self._changed.notify_all()
+
+
+def _alive(deliveries: Iterable[Delivery]) -> bool:
+    return any(delivery.link.alive for delivery in with_followers(deliveries))
+
+
+def _all_dead(refused: Refused) -> bool:
+    return not _alive((refused.delivery,))
+
+
+def _problem(verdicts: Sequence[Verdict] | None, error: Exception | None) -> str:
+    """Say in one line why the sink takes nothing; never with a document in it."""
+    if isinstance(error, SinkError):
+        return f"{type(error).__name__.removesuffix('Error')}: {error}"
+    if error is not None:
+        return type(error).__name__  # a stranger's words may hold anything
+    reasons = Counter(f"{v.reason} {v.status or ''}".strip() for v in verdicts or () if v.fate not in FINAL)
+    return ", ".join(f"{reason} ({number})" for reason, number in reasons.most_common(3))
