@@ -121,7 +121,13 @@ def test_unreadable_properties_do_not_keep_the_body():
 def test_the_plain_form_is_what_every_transport_takes():
     endless = []
     endless.append(endless)
-    headers = {"moment": datetime(2025, 1, 1, tzinfo=UTC), "endless": endless, "n": 5, "lone": "\ud800", "huge": 2**90}
+    headers = {
+        "moment": datetime(2025, 1, 1, tzinfo=UTC),
+        "endless": endless,
+        "n": 5,
+        "lone": "\ud800",
+        "huge": 2**90,
+    }
     letter = dead_letter(
         refused(headers=headers, properties={"message_id": "x" * 400, "priority": 999, "timestamp": 7}),
         **TARGET,
