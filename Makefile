@@ -1,0 +1,87 @@
+# `make` alone lists the targets. A target that has nothing to do costs nothing.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+# The interpreter that .venv is made with: make install PYTHON=/opt/python3.13/bin/python3
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
+	$(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)) python3)
+# Further arguments for pytest: make test ARGS='-k ledger'
+ARGS ?=
+
+# constraints.txt pins every version that was tested together; `make lock` renews it.
+# uv reads no pip.conf: where it finds no index, pip does the work.
+PACKAGES = $(UV) pip install --quiet --python $(PY) --constraints constraints.txt $(1) \
+	|| $(PY) -m pip install --quiet --constraint constraints.txt $(1)
+
+.PHONY: help
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(VENV)/.installed ## Make .venv with the program in it (Python >= 3.11; PYTHON=… names one).
+
+.PHONY: run
+run: $(VENV)/.installed ## Run the main job on its embedded defaults: 40 messages, written in batches; no server.
+	@$(PY) -m producers.tasks --count 40
+	@$(PY) -m aggregator.consume --until-empty
+
+.PHONY: test
+test: $(VENV)/.tested ## Run all tests, with real servers; on Debian as root these are installed first (NO_INSTALL=1: not).
+ifndef NO_INSTALL
+	@if [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then $(MAKE) --no-print-directory servers; fi
+endif
+	$(PY) -m pytest $(ARGS)
+
+.PHONY: unit
+unit: $(VENV)/.tested ## Run the tests that need no server.
+	$(PY) -m pytest -q -m 'not integration' --hypothesis-profile=quick tests/unit tests/contract tests/property $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.linted ## Check style, format and types.
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy -p tests.servers
+
+.PHONY: servers
+servers: ## Install the servers that the tests use: says what, and leaves alone what is there.
+	@tests/servers/install.sh
+
+.PHONY: lock
+lock: $(VENV)/.linted ## Renew constraints.txt: the newest versions that fit pyproject.toml, for every supported Python.
+	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --all-extras --group test --group lint --group bootstrap pyproject.toml \
+		--output-file constraints.txt
+
+.PHONY: clean
+clean: ## Remove .venv and everything else that was made here.
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist tests/servers/elasticsearch/target
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1 || true)."; \
+		echo "Install one, or name it: make install PYTHON=/path/to/python3"; exit 2; } >&2
+	@echo "$(VENV): $$($(PYTHON) -V) and the packages of constraints.txt"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) makes no environments: on Debian, apt-get install python3-venv"; exit 2; } >&2
+	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv || \
+		echo "no uv to be had: pip installs the packages, more slowly"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
+	@$(call PACKAGES,--editable '.[all]')
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	@$(call PACKAGES,--group test)
+	@touch $@
+
+$(VENV)/.linted: $(VENV)/.tested
+	@$(call PACKAGES,--group lint)
+	@touch $@
