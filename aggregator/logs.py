@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-import orjson
 import structlog
 
 if TYPE_CHECKING:
@@ -63,8 +62,5 @@ def _rendering(format: str, stream: TextIO) -> list[Processor]:  # noqa: A002 - 
     if format == "logfmt":
         order = ["timestamp", "level", "event"]
         return [structlog.processors.format_exc_info, structlog.processors.LogfmtRenderer(key_order=order)]
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
-
-
-def _json(value: Any, **_: Any) -> str:
-    return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode(errors="replace")
+    # the standard encoder: slower than orjson, but it takes whatever an event holds
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

@@ -8,10 +8,9 @@ from pydantic import Secret
 
 MASK = "***"
 
-# several brokers stand in one setting as url;url
-_EACH_URL = re.compile(r"(?<=;)(?=[A-Za-z][\w+.-]*://)")
+_QUERY = re.compile(r"\?[\w.-]+=.*$")
 _SUSPICIOUS = r"[\w.-]*(?:key|token|secret|pass|auth|credential)[\w.-]*"
-_SECRET_PARAMETER = re.compile(rf"([?&;]{_SUSPICIOUS}=)[^&#]*", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(rf"([?&;]{_SUSPICIOUS}(?<!_env)(?<!_file)=)[^&#]*", re.IGNORECASE)
 
 
 def masked(url: str) -> str:
@@ -20,7 +19,9 @@ def masked(url: str) -> str:
     A password with reserved characters that should have been percent-encoded is masked as well:
     rather too much is hidden than too little.
     """
-    return "".join(_masked_one(part) for part in _EACH_URL.split(url))
+    scheme = url.partition("://")[0]
+    # several brokers of one kind stand in one setting as url;url
+    return ";".join(_masked_one(part) for part in re.split(rf";(?={re.escape(scheme)}://)", url))
 
 
 def _masked_one(url: str) -> str:
@@ -35,7 +36,7 @@ def _masked_one(url: str) -> str:
 
 def _end_of_user(rest: str) -> int:
     """Return where ``user:password`` ends in what follows ``://``; 0 if there is none."""
-    before_query = re.split(r"[?#]", rest, maxsplit=1)[0]
+    before_query = _QUERY.sub("", rest)
     if "@" in before_query:
         return before_query.rfind("@")
     port = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition(":")[2]

@@ -64,7 +64,7 @@ def waiting(route: Route) -> Part:
     if route.idle is None or route.size is None:
         return age
     # each message but the one that completes the group may come just before idle has passed
-    idle = Part((route.size - 1) * route.idle, f"({route.size} - 1) x idle {duration(route.idle)}", "idle")
+    idle = Part((route.size - 1) * route.idle, f"idle ({route.size - 1} x {duration(route.idle)})", "idle")
     return min(age, idle, key=lambda part: part.seconds)
 
 

@@ -8,7 +8,8 @@ from kombu.connection import Connection
 from kombu.transport import TRANSPORT_ALIASES
 
 from aggregator.errors import ConfigurationError
-from consumers.transports import register
+from consumers.transports import SQLITE_QUEUE, register
+from consumers.transports.sqlite_settings import parse_url
 
 
 def broker_fault(url: str) -> str | None:
@@ -25,15 +26,19 @@ def _fault(url: str) -> str | None:
     if scheme not in TRANSPORT_ALIASES:
         near = get_close_matches(scheme, TRANSPORT_ALIASES, n=1)
         hint = (
-            f"; did you mean {near[0]}?"
+            f"did you mean {near[0]}?"
             if near
-            else "; amqp, amqps, sqlite-queue, redis or another of kombu's is needed"
+            else "amqp, amqps, sqlite-queue or another of kombu's is needed"
         )
-        return f"unknown scheme {scheme!r}{hint}"
+        return f"unknown scheme {scheme!r}; {hint}"
+    if scheme == SQLITE_QUEUE:
+        try:
+            parse_url(url)
+        except ConfigurationError as exc:
+            return exc.problem
+        return None
     try:
         _ = Connection(url).transport
-    except ConfigurationError as exc:
-        return exc.problem
-    except ImportError as exc:
-        return f"the client for {scheme} is missing ({exc}); install it: pip install 'kombu[{scheme}]'"
+    except Exception as exc:  # noqa: BLE001 - a missing client shows as an ImportError, or an AttributeError on None
+        return f"the client for {scheme} cannot be used ({exc}); install it: pip install 'kombu[{scheme}]'"
     return None
