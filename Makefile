@@ -16,7 +16,8 @@ ARGS ?=
 # constraints.txt pins every version that was tested together; `make lock` renews it.
 # uv reads no pip.conf: where it finds no index, pip does the work.
 PACKAGES = $(UV) pip install --quiet --python $(PY) --constraints constraints.txt $(1) \
-	|| $(PY) -m pip install --quiet --constraint constraints.txt $(1)
+	|| { $(PY) -m pip install --quiet --upgrade 'pip>=25.1' \
+	&& $(PY) -m pip install --quiet --constraint constraints.txt $(1); }
 
 .PHONY: help
 help: ## Show this list.
@@ -53,7 +54,7 @@ servers: ## Install the servers that the tests use: says what, and leaves alone 
 	@tests/servers/install.sh
 
 .PHONY: lock
-lock: $(VENV)/.linted ## Renew constraints.txt: the newest versions that fit pyproject.toml, for every supported Python.
+lock: $(VENV)/.made ## Renew constraints.txt: the newest versions that fit pyproject.toml, for every supported Python.
 	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links --all-extras --group test --group lint --group bootstrap pyproject.toml \
 		--output-file constraints.txt
