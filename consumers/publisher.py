@@ -82,6 +82,11 @@ class Publisher:
             self._settings.get_transport_cls()
         except (KeyError, ImportError, AttributeError) as exc:
             raise ConfigurationError("broker", f"kombu knows no such transport: {exc.args[0]}") from None
+        except ValueError:
+            # its text may hold a piece of the password
+            raise ConfigurationError(
+                "broker", "no URL: percent-encode the password, check the port"
+            ) from None
         self._confirm_timeout = confirm_timeout
         self._window = max(2, window)
         self._clock = clock
