@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import requests
+from hypothesis import settings
 
 from tests.servers import Fleet, Prometheus, Unavailable
 from tests.servers.elastic import Elasticsearch
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from tests.servers import Redis, Server
+
+# pytest --hypothesis-profile=quick; without deadlines, as they would measure the machine
+settings.register_profile("default", deadline=None)
+settings.register_profile("quick", max_examples=25, deadline=None)
+settings.register_profile("thorough", max_examples=2000, deadline=None)
 
 BROKERS = {"rabbitmq": "3.10", "rabbitmq4": "4.0"}
 SERVER_FIXTURES = {"elasticsearch", "rabbitmq3", "rabbitmq4", "redis"}
