@@ -1,0 +1,198 @@
+"""The sinks on this machine, under the contract and under kill -9."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from aggregator.sinks import from_url
+from aggregator.sinks.base import DUPLICATE, WRITTEN
+from aggregator.sinks.function import FunctionSink
+from tests.contract.sink_contract import SinkContract, fates, items
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from aggregator.delivery import Item
+    from aggregator.sinks.base import Sink, Verdict
+
+    ReadBack = Callable[[], list[tuple[Any, Any]]]
+
+
+def rows(file: Path) -> list[tuple[Any, Any]]:
+    db = sqlite3.connect(file)
+    try:
+        found = db.execute("SELECT id, body FROM documents ORDER BY seq").fetchall()
+    finally:
+        db.close()
+    return [(name, orjson.loads(body)) for name, body in found]
+
+
+def lines(folder: Path) -> list[tuple[Any, Any]]:
+    found = []
+    for file in sorted(folder.glob("*.jsonl")):
+        content = file.read_bytes()
+        assert not content or content.endswith(b"\n"), "the last line is whole"
+        found += [orjson.loads(line) for line in content.split(b"\n")[:-1]]
+    return [(line["_id"], line["_source"]) for line in found]
+
+
+class TestSqlite(SinkContract):
+    options = ""
+
+    @pytest.fixture
+    def sink_factory(self, tmp_path: Path) -> Callable[[], Sink]:
+        return lambda: from_url(f"sqlite:///{tmp_path}/new/documents.db{self.options}")
+
+    @pytest.fixture
+    def read_back(self, tmp_path: Path) -> ReadBack:
+        return lambda: rows(tmp_path / "new" / "documents.db")
+
+
+class TestSqliteWithoutSearch(TestSqlite):
+    options = "?search=false"
+
+
+class TestJsonl(SinkContract):
+    knows_ids = False
+
+    @pytest.fixture
+    def sink_factory(self, tmp_path: Path) -> Callable[[], Sink]:
+        return lambda: from_url(f"jsonl:///{tmp_path}/new/folder?fsync=false")
+
+    @pytest.fixture
+    def read_back(self, tmp_path: Path) -> ReadBack:
+        return lambda: lines(tmp_path / "new" / "folder")
+
+
+class Store:
+    """A user's own store: a dictionary, first come, first kept."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, bytes] = {}
+        self.lock = threading.Lock()
+
+    def put(self, request: Sequence[Item]) -> list[Verdict]:
+        with self.lock:
+            return [self._one(item) for item in request]
+
+    def _one(self, item: Item) -> Verdict:
+        if item.id in self.documents:
+            return DUPLICATE
+        self.documents[item.id] = item.document
+        return WRITTEN
+
+
+class TestFunction(SinkContract):
+    @pytest.fixture
+    def store(self) -> Store:
+        return Store()
+
+    @pytest.fixture
+    def sink_factory(self, store: Store) -> Callable[[], Sink]:
+        return lambda: FunctionSink(store.put, concurrency=4)
+
+    @pytest.fixture
+    def read_back(self, store: Store) -> ReadBack:
+        return lambda: [(name, orjson.loads(body)) for name, body in store.documents.items()]
+
+
+WRITER = """
+import sys
+from aggregator.sinks import from_url
+from aggregator.testing.memory import MemoryDelivery
+
+def item(number):
+    made = MemoryDelivery(b"")
+    made.id = f"{sys.argv[2]}-{number}"
+    made.document = b'{"number":%d,"pad":"%b"}' % (number, b"x" * 3000)
+    return made
+
+sink = from_url(sys.argv[1])
+sink.open()
+for request in range(100_000):
+    verdicts = sink.write([item(request * 20 + n) for n in range(20)])
+    assert verdicts is None or {v.fate.value for v in verdicts} == {"written"}
+    print(request, flush=True)
+"""
+
+
+def write_until_killed(url: str, name: str, requests: int) -> int:
+    """Run a writer, kill it a moment after it told of so many requests; return how many it told of."""
+    command = [sys.executable, "-c", WRITER, url, name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(requests):
+            assert process.stdout.readline(), process.stderr and process.stderr.read()
+        process.send_signal(signal.SIGKILL)
+        told = requests + len(process.stdout.readlines())
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    return told
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "jsonl"])
+def test_kill_9_loses_nothing_that_has_a_verdict(scheme: str, tmp_path: Path) -> None:
+    url = f"{scheme}:///{tmp_path}/store"
+    chance = random.Random(scheme)
+    expected: set[str] = set()
+    for turn in range(6):
+        told = write_until_killed(url, f"{turn}", chance.randint(1, 40))
+        expected |= {f"{turn}-{number}" for number in range(told * 20)}
+    sink = from_url(url)
+    sink.open()
+    assert fates(sink, items("afterwards"))
+    sink.close()
+    found = rows(tmp_path / "store") if scheme == "sqlite" else lines(tmp_path / "store")
+    names = [name for name, _ in found]
+    assert expected <= set(names)
+    assert len(names) == len(set(names)), "nothing was written twice"
+    assert all(source["number"] == int(name.partition("-")[2]) for name, source in found[:-1])
+    if scheme == "sqlite":
+        db = sqlite3.connect(tmp_path / "store")
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        db.execute("INSERT INTO documents_search(documents_search, rank) VALUES ('integrity-check', 0)")
+        db.close()
+
+
+def test_processes_share_a_jsonl_folder_without_sharing_a_file(tmp_path: Path) -> None:
+    url = f"jsonl:///{tmp_path}"
+    command = [sys.executable, "-c", WRITER, url]
+    processes = [
+        subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in ("a", "b", "c")
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+    assert len(list(tmp_path.glob("*.jsonl"))) == 3
+    for process in processes:
+        process.kill()
+        process.communicate()
+    sink = from_url(url)
+    sink.open()  # takes the first file again, repairs the others
+    sink.close()
+    assert {name.partition("-")[0] for name, _ in lines(tmp_path)} == {"a", "b", "c"}
+
+
+def test_processes_share_a_sqlite_file(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shared.db"
+    command = [sys.executable, "-c", WRITER, url]
+    processes = [
+        subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in ("a", "b", "c")
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline(), "each of them opened the new file and wrote"
+    for process in processes:
+        process.kill()
+        process.communicate()
+    assert {name.partition("-")[0] for name, _ in rows(tmp_path / "shared.db")} == {"a", "b", "c"}
