@@ -104,7 +104,7 @@ class ElasticsearchSink:
         connection = self._connection
         if connection is None:
             raise SinkUnavailableError("the sink is not open")
-        reply = connection.post(self._path, body, ndjson=True, params=self._params)
+        reply = connection.bulk(self._path, body, self._params)
         if reply.status != HTTPStatus.OK:
             raise request_fault(reply.status, reply.body)
         return self._rules.verdicts(reply.body, [item.id for item in items])

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 from aggregator.errors import ConfigurationError, SinkBlockedError, SinkError, SinkUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from elastic_transport import TransportError
     from elasticsearch import Elasticsearch
 
     from aggregator.sinks.elasticsearch_options import Settings
 
 _LONGEST_WORDS = 200
 _JSON = {"accept": "application/json"}
+_JSON_BODY = {"accept": "application/json", "content-type": "application/json"}
 _NDJSON = {"accept": "application/json", "content-type": "application/x-ndjson"}
 _TLS_BROKEN_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
@@ -51,17 +53,20 @@ class Connection:
         _keep_quiet()
         self._hosts = ", ".join(settings.urls)
         self._client = _client(settings)
+        # a question may be asked of each host: with one of them away, a write can work
+        self._asking = self._client.options(max_retries=len(settings.hosts) - 1, retry_on_timeout=True)
+
+    def bulk(self, path: str, body: bytes, params: Mapping[str, Any]) -> Reply:
+        """Send a bulk request, once; raises ``SinkError`` where there is no answer."""
+        return self._perform(self._client, "POST", path, headers=_NDJSON, params=params, body=body)
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Reply:
-        """Send GET; raises ``SinkError`` where there is no answer."""
-        return self._perform("GET", path, params, _JSON, None)
+        """Ask for ``path``, one host after the other; raises ``SinkError`` where none answers."""
+        return self._perform(self._asking, "GET", path, headers=_JSON, params=params)
 
-    def post(
-        self, path: str, body: bytes, *, ndjson: bool = False, params: Mapping[str, Any] | None = None
-    ) -> Reply:
-        """Send POST with ``body`` as it is; raises ``SinkError`` where there is no answer."""
-        headers = _NDJSON if ndjson else {**_JSON, "content-type": "application/json"}
-        return self._perform("POST", path, params, headers, body)
+    def post(self, path: str, body: bytes) -> Reply:
+        """Ask with a body in JSON; the same as :meth:`get`."""
+        return self._perform(self._asking, "POST", path, headers=_JSON_BODY, body=body)
 
     def close(self) -> None:
         """Close all connections."""
@@ -69,19 +74,25 @@ class Connection:
 
     def _perform(
         self,
+        client: Elasticsearch,
         method: str,
         path: str,
-        params: Mapping[str, Any] | None,
+        *,
         headers: dict[str, str],
-        body: bytes | None,
+        params: Mapping[str, Any] | None = None,
+        body: bytes | None = None,
     ) -> Reply:
         from elastic_transport import TransportError  # noqa: PLC0415
         from elasticsearch import ApiError, UnsupportedProductError  # noqa: PLC0415
 
         try:
-            answer = self._client.perform_request(method, path, params=params, headers=headers, body=body)
+            answer = client.perform_request(method, path, params=params, headers=headers, body=body)
         except UnsupportedProductError:
-            fault: SinkError = SinkBlockedError(f"what answers at {self._hosts} is not Elasticsearch")
+            words = f"what answers at {self._hosts} is not Elasticsearch"
+            # while it was Elasticsearch at the opening, a page in between is a passing fault
+            fault: SinkError = (
+                SinkUnavailableError(words) if client is self._client else SinkBlockedError(words)
+            )
         except ApiError as exc:
             return Reply(exc.meta.status, exc.body)
         except TransportError as exc:
@@ -90,29 +101,28 @@ class Connection:
             return Reply(answer.meta.status, answer.body)
         raise fault
 
-    def _fault(self, exc: Exception) -> SinkError:
+    def _fault(self, exc: TransportError) -> SinkError:
         from elastic_transport import ConnectionTimeout, SerializationError, TlsError  # noqa: PLC0415
 
         if isinstance(exc, SerializationError):
             return SinkUnavailableError("the answer does not parse")  # its text is the answer itself
         if isinstance(exc, ConnectionTimeout):
             return SinkUnavailableError(f"no answer from {self._hosts} in time")
-        words = "".join(c if c.isprintable() else " " for c in str(exc)[:_LONGEST_WORDS])
-        if isinstance(exc, TlsError) and not _broken_off(exc):
+        words = "".join(c if c.isprintable() else " " for c in str(exc.message)[:_LONGEST_WORDS])
+        if isinstance(exc, TlsError) and not any(
+            isinstance(cause, _TLS_BROKEN_OFF) for cause in _causes(exc)
+        ):
             return SinkBlockedError(f"TLS with {self._hosts}: {words}")
         return SinkUnavailableError(f"no answer from {self._hosts}: {words}")
 
 
-def _broken_off(exc: BaseException) -> bool:
-    """Tell whether TLS failed because the connection ended, rather than because it was refused."""
-    seen: list[BaseException] = [exc]
-    while seen:
-        one = seen.pop()
-        if isinstance(one, _TLS_BROKEN_OFF):
-            return True
-        inner = [*one.args, *getattr(one, "errors", ())]
-        seen.extend(cause for cause in inner if isinstance(cause, BaseException))
-    return False
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """Yield what the client wrapped: urllib3 keeps the inner exception in ``args``."""
+    wrapped: BaseException | None = exc.__cause__
+    while wrapped is not None:
+        yield wrapped
+        inner = [arg for arg in wrapped.args if isinstance(arg, BaseException)]
+        wrapped = inner[0] if inner else None
 
 
 def _client(settings: Settings) -> Elasticsearch:
@@ -150,5 +160,7 @@ def _keep_quiet() -> None:
     """
     from elasticsearch import ElasticsearchWarning  # noqa: PLC0415
 
-    logging.getLogger("elastic_transport.node").propagate = False
+    wordy = logging.getLogger("elastic_transport.node")
+    wordy.propagate = False
+    wordy.setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=ElasticsearchWarning)

@@ -283,8 +283,8 @@ def test_what_the_server_really_said():
         rb'{"errors":true,"items":[{"create":{"_id":"0","status":400,"error":{"type":"document_parsing_exception"'
         rb',"reason":"[1:6] failed to parse field [d] of type [date] in document with id '
         rb"'0'. Preview of field's value: 'SECRET'"
-        rb'","caused_by":{"type":"illegal_argument_exception","reason":"failed to parse date field [SECRET] with'
-        rb' format [x]","caused_by":{"type":"date_time_parse_exception","reason":"Failed to parse with all'
+        rb'","caused_by":{"type":"illegal_argument_exception","reason":"failed to parse date field [SECRET]'
+        rb' with format [x]","caused_by":{"type":"date_time_parse_exception","reason":"Failed to parse with all'
         rb' enclosed parsers"}}}}},{"create":{"_id":"1","status":201}}]}'
     )
     verdicts = CREATE.verdicts(orjson.loads(raw), ["0", "1"])
