@@ -40,7 +40,7 @@ endif
 
 .PHONY: unit
 unit: $(VENV)/.tested ## Run the tests that need no server.
-	$(PY) -m pytest -q -m 'not integration' --hypothesis-profile=quick tests/unit tests/contract tests/property $(ARGS)
+	$(PY) -m pytest -q -m 'not integration' --hypothesis-profile=quick --ignore=tests/integration $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.linted ## Check style, format and types.
@@ -65,8 +65,8 @@ clean: ## Remove .venv and everything else that was made here.
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1 || true)."; \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo not there)."; \
 		echo "Install one, or name it: make install PYTHON=/path/to/python3"; exit 2; } >&2
 	@echo "$(VENV): $$($(PYTHON) -V) and the packages of constraints.txt"
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
