@@ -83,6 +83,10 @@ class Form:
     plain_json: bool = False
 
 
+#: What stands for properties that are lists or tables.
+UNREADABLE = Form(Kind.UNKNOWN, refusal=("binary", "its content type is not a text"))
+
+
 @lru_cache(maxsize=512)
 def form_of(content_type: Any, content_encoding: Any) -> Form:
     """Return what the two properties declare; either may be absent (``None``) or nonsense.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from aggregator.content import Kind, decompress, form_of
+from aggregator.content import UNREADABLE, Kind, decompress, form_of
 from aggregator.errors import MessageRefusedError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def make_document(delivery: Delivery, *, trust_json: bool, max_bytes: int) -> by
     try:
         form = form_of(properties.get("content_type"), properties.get("content_encoding"))
     except TypeError:
-        raise MessageRefusedError("binary", "its content type is not a text") from None
+        form = UNREADABLE
     body = delivery.body
     if form.plain_json and len(body) <= max_bytes:
         # Nothing that is compressed starts with a brace: no need to decode the headers for it.
