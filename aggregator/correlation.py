@@ -34,7 +34,9 @@ PROPERTIES = frozenset({
     "user_id",
 })  # fmt: skip
 
-HELP = "a property (correlation_id, message_id, …), routing_key, header:NAME, or a JSON pointer such as /user/id"
+HELP = (
+    "a property (correlation_id, message_id, …), routing_key, header:NAME, or a JSON pointer such as /user/id"
+)
 
 
 def compile_expression(text: str, field: str = "correlate") -> Expression:
@@ -111,3 +113,12 @@ def _pointer(text: str) -> Expression:
         return _text(value, text)
 
     return read
+
+
+def compile_match(text: str, field: str = "sentinel") -> Callable[[Delivery], bool]:
+    """Return the test that ``EXPRESSION=VALUE`` stands for; raises as :func:`compile_expression`."""
+    expression, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigurationError(field, f"{text!r} names no value; EXPRESSION=VALUE is needed")
+    read = compile_expression(expression, field)
+    return lambda delivery: read(delivery) == value

@@ -57,6 +57,16 @@ class Metrics:
         self.workers = gauge("workers", "Workers by state.", "state")
         self.links_lost = counter("links_lost_total", "Connections to the broker that were lost.")
 
+    def totals(self) -> dict[str, dict[str, int]]:
+        """Return how many deliveries ended with which verdict, by route."""
+        found: dict[str, dict[str, int]] = {}
+        for metric in self.deliveries.collect():
+            for sample in metric.samples:
+                if sample.name.endswith("_total"):
+                    labels = sample.labels
+                    found.setdefault(labels["route"], {})[labels["verdict"]] = int(sample.value)
+        return found
+
     def route(self, name: str) -> RouteMetrics:
         """Return the metrics of one route."""
         return RouteMetrics(self, name)

@@ -165,6 +165,17 @@ class Pipeline:
                 self._buffer.held or self._outbox.pending or self._dead_letters.pending or self._hands
             )
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether something is held that will be settled though nothing more comes in.
+
+        Groups without a key are none of it: they wait for more, and are flushed when the route stops.
+        """
+        with self._changed:
+            under_way = self._outbox.pending or self._dead_letters.pending or self._hands
+            timed = self._intake.key is not None and self._buffer.next_deadline < inf
+            return bool(under_way or timed)
+
     def accept(self, deliveries: Sequence[Delivery]) -> None:
         """Take all that one read of a socket brought. Called by the worker that owns their link."""
         now = self._clock.monotonic()
@@ -242,7 +253,8 @@ class Pipeline:
 
     def _enter(self, result: Sorted, now: float) -> tuple[list[Delivery], list[Refused]]:
         """Put members and sentinels into the buffer; return settled ones that came again, and refused."""
-        buffer, again = self._buffer, []
+        buffer = self._buffer
+        again: list[Delivery] = []
         buffer.advance(now)
         for delivery, key in result.members:
             if self._is_new(delivery, key, again):
@@ -253,7 +265,7 @@ class Pipeline:
         return again, [entry for entry in result.refused if self._is_new(entry.delivery, None, again)]
 
     def _is_new(self, delivery: Delivery, key: str | None, again: list[Delivery]) -> bool:
-        """Ask the ledger; a copy of what is held takes its place, one of what is settled goes to ``again``."""
+        """Ask the ledger. A copy of what is held takes its place; one of what is settled is acked again."""
         recall, old = self._ledger.receive(delivery)
         if recall is Recall.NEW:
             return True
@@ -322,8 +334,8 @@ class Pipeline:
     def _do(self, job: Job) -> None:
         try:
             job()
-        except Exception:
-            # a thread that dies would hold its request for ever; this is a fault of ours
+        except Exception:  # noqa: BLE001
+            # logged; a thread that dies would hold its request for ever; this is a fault of ours
             self._log.exception("flush_failed")
             self._stop("an internal error; see the log")
         finally:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aggregator.delivery import Delivery
+    from aggregator.ports import Refused
 
 #: All headers that a dead letter has beside the original's begin with this.
 PREFIX: Final = "x-aggregator-"
@@ -49,24 +50,6 @@ _RESERVED: Final = 4_096
 _MOVED_PROPERTIES: Final = {"expiration": "expiration", "user_id": "user-id"}
 _MOVED_HEADERS: Final = {"CC": "cc", "BCC": "bcc", "x-delivery-count": "delivery-count"}
 _NOT_COPIED: Final = frozenset({"headers", "delivery_mode", *_MOVED_PROPERTIES})
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A delivery that cannot be written, and why.
-
-    ``reason``: a constant word. ``detail``: for people, never the body. ``status`` and
-    ``error_type``: the sink's own words. ``first`` and ``last``: unix seconds, 0 if unknown.
-    """
-
-    delivery: Delivery
-    reason: str
-    detail: str = ""
-    status: int | None = None
-    error_type: str = ""
-    first: float = 0.0
-    last: float = 0.0
-    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter, deque
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +19,8 @@ import structlog
 
 from aggregator.clock import SYSTEM_CLOCK, Clock
 from aggregator.errors import PublisherUnavailableError, UnrecoverableError
-from consumers.dead_letter_message import PREFIX, Original, Refused, dead_letter, original
+from aggregator.ports import Refused
+from consumers.dead_letter_message import PREFIX, Original, dead_letter, original
 from consumers.publisher import Publisher
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class DeadLetters:
         self._outages = 0
         self._open_at = 0.0
         self._stop_at: float | None = None
+        self._failing_since: float | None = None
         self._declare = False
         self._thread = Thread(target=self._run, name=f"dead-letters-{queue}", daemon=True)
 
@@ -91,6 +93,11 @@ class DeadLetters:
     def pending(self) -> int:
         """Messages that were submitted and are not confirmed yet."""
         return self._pending
+
+    @property
+    def failing_since(self) -> float | None:
+        """Monotonic seconds since when nothing gets through; None while all is well."""
+        return self._failing_since
 
     @property
     def alive(self) -> bool:
@@ -118,6 +125,24 @@ class DeadLetters:
             self._fresh.extend(map(_Letter, refused))
             self._pending += len(refused)
             self._changed.notify_all()
+
+    def drop(self, dead: Callable[[Refused], bool]) -> list[Refused]:
+        """Forget and return what is dead and not under way: the broker hands it out again.
+
+        While nothing gets through, one letter is kept: by it is seen when something does again.
+        """
+        with self._changed:
+            letters = [*self._fresh, *(entry[2] for entry in self._delayed)]
+            gone = [letter for letter in letters if dead(letter.refused)]
+            if self._failing_since is not None and len(gone) == self._pending:
+                gone = gone[1:]
+            leaving = {id(letter) for letter in gone}
+            self._fresh = deque(letter for letter in self._fresh if id(letter) not in leaving)
+            self._delayed = [entry for entry in self._delayed if id(entry[2]) not in leaving]
+            heapify(self._delayed)
+            self._pending -= len(gone)
+            self._changed.notify_all()
+        return [letter.refused for letter in gone]
 
     def drain(self, timeout: float) -> bool:
         """Wait until nothing is pending; return whether that came true within ``timeout`` seconds."""
@@ -155,7 +180,10 @@ class DeadLetters:
         while letters := self._take():
             done, words = self._publish(letters)
             if done:
+                self._failing_since = None
                 self._report(done)
+            elif self._failing_since is None:
+                self._failing_since = self._clock.monotonic()
             with self._changed:
                 self._pending -= len(done)
                 self._changed.notify_all()

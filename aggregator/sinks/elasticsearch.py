@@ -94,9 +94,9 @@ class ElasticsearchSink:
     def write(self, items: Sequence[Item]) -> Sequence[Verdict] | None:
         """Write ``items`` in one request; see :meth:`aggregator.sinks.base.Sink.write`."""
         request = self._actions.request(items)
+        sent = self._send(request.body, request.items) if request.items else None
         if not request.refused:
-            return self._send(request.body, items)
-        sent = self._send(request.body, request.items) if request.items else ()
+            return sent
         answered = iter(sent if sent is not None else [WRITTEN] * len(request.items))
         return [request.refused.get(n) or next(answered) for n in range(len(items))]
 

@@ -1,0 +1,121 @@
+"""Deliveries as transports bring them; nothing is decompressed or decoded at receipt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aggregator.delivery import Delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aggregator.delivery import Link
+
+# kombu's own notes among the properties of a virtual transport
+_NOTES = frozenset({"delivery_info", "delivery_tag", "body_encoding"})
+
+
+class AmqpDelivery(Delivery):
+    """A message of py-amqp, without kombu's message object around it."""
+
+    __slots__ = ("_headers", "_info", "_properties")
+
+    def __init__(self, raw: Any, link: Link) -> None:
+        info = raw.delivery_info
+        body = raw.body
+        super().__init__(
+            body
+            if isinstance(body, bytes)
+            else bytes(body, "utf-8")
+            if isinstance(body, str)
+            else bytes(body),
+            link,
+            info["delivery_tag"],
+            redelivered=bool(info["redelivered"]),
+        )
+        self._info = info
+        self._properties = raw.properties
+        self._headers = raw.properties.pop("application_headers", None) or {}
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The application's headers."""
+        return self._headers
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """AMQP's basic properties that were set."""
+        return self._properties  # type: ignore[no-any-return]
+
+    @property
+    def exchange(self) -> str:
+        """The exchange it was published to."""
+        return self._info["exchange"]  # type: ignore[no-any-return]
+
+    @property
+    def routing_key(self) -> str:
+        """The routing key it was published with."""
+        return self._info["routing_key"]  # type: ignore[no-any-return]
+
+
+class KombuDelivery(Delivery):
+    """A message of any other transport, as kombu gives it."""
+
+    __slots__ = ("_message",)
+
+    def __init__(self, message: Any, link: Link) -> None:
+        body = message.body
+        if body is None:
+            body = b""
+        elif not isinstance(body, bytes):
+            body = body.encode() if isinstance(body, str) else bytes(body)
+        info = message.delivery_info or {}
+        super().__init__(body, link, message.delivery_tag, redelivered=bool(info.get("redelivered")))
+        self._message = message
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The application's headers."""
+        return self._message.headers or {}
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """AMQP's basic properties that were set."""
+        message = self._message
+        found = {name: value for name, value in message.properties.items() if name not in _NOTES}
+        for name in ("content_type", "content_encoding"):
+            value = getattr(message, name)
+            if value is not None:
+                found[name] = value
+        return found
+
+    @property
+    def exchange(self) -> str:
+        """The exchange it was published to."""
+        return (self._message.delivery_info or {}).get("exchange") or ""
+
+    @property
+    def routing_key(self) -> str:
+        """The routing key it was published with."""
+        return (self._message.delivery_info or {}).get("routing_key") or ""
+
+
+def undecoded(message_class: type) -> type:
+    """Return a virtual transport's message class that leaves the body as it is.
+
+    kombu decompresses in the constructor, without a bound, before anyone could refuse: 1 MiB
+    becomes 1 GiB. So the header is hidden from it, and put back.
+    """
+
+    class Undecoded(message_class):  # type: ignore[misc]
+        def __init__(self, payload: dict[str, Any], channel: Any = None, **kwargs: Any) -> None:
+            headers = payload.get("headers") or {}
+            if "compression" in headers:
+                payload = {**payload, "headers": {k: v for k, v in headers.items() if k != "compression"}}
+            super().__init__(payload, channel=channel, **kwargs)
+            self.headers = headers
+
+        def serializable(self) -> dict[str, Any]:
+            return {**super().serializable(), "headers": dict(self.headers)}
+
+    return Undecoded

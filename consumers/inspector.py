@@ -1,0 +1,46 @@
+"""Looks at a queue from outside the workers, over a connection of its own."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from consumers.connecting import Broker
+
+
+class QueueStatus(NamedTuple):
+    """``messages``: ready, not those that somebody holds. ``consumers``: everybody's."""
+
+    messages: int
+    consumers: int
+
+
+class Inspector:
+    """Asks the broker about one queue; one thread owns it, nothing it meets is an error."""
+
+    def __init__(self, broker: Broker, queue: str) -> None:
+        self._broker = broker
+        self._queue = queue
+        self._connection: Any = None
+
+    def status(self) -> QueueStatus | None:
+        """Return what the broker says, or None where it does not answer."""
+        try:
+            if self._connection is None:
+                connection = self._broker.connection()
+                connection.ensure_connection(max_retries=0)
+                self._connection = connection
+            channel = self._connection.default_channel
+            _, messages, consumers = channel.queue_declare(self._queue, passive=True)
+            return QueueStatus(messages or 0, consumers or 0)
+        except Exception:  # noqa: BLE001 - whatever it is, there is no answer
+            self.close()
+            return None
+
+    def close(self) -> None:
+        """Drop the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Exception):
+                connection.collect()

@@ -1,0 +1,212 @@
+"""One route at work: its workers, its flush threads and its dead-letter queue, from start to stop."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import count
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import structlog
+
+from aggregator.backoff import Backoff
+from aggregator.errors import PublisherUnavailableError, UnrecoverableError
+from aggregator.pipeline import RouteState
+from consumers import worker as workers_
+from consumers.inspector import Inspector
+from consumers.worker import Worker
+
+if TYPE_CHECKING:
+    from aggregator.clock import Clock
+    from aggregator.metrics import RouteMetrics
+    from aggregator.pipeline import Pipeline
+    from aggregator.sinks.base import Sink
+    from consumers.connecting import Broker
+    from consumers.dead_letters import DeadLetters
+
+log = structlog.get_logger()
+
+#: Unique in the process: a delivery of one link is never taken for one of another.
+_EPOCHS = count(1)
+#: Beyond this many heartbeats without a sign of life a worker's connection is broken from outside.
+LIFELESS_BEATS = 3
+LIFELESS_LEAST = 30.0
+#: Seconds between two looks at the queue's number of consumers.
+CONSUMERS_EVERY = 10.0
+
+
+class RunningRoute:
+    """Starts, watches and stops what serves one route. All methods belong to the supervisor's thread."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        broker: Broker,
+        queue: str,
+        sink: Sink,
+        dead_letters: DeadLetters,
+        workers: int,
+        prefetch: int,
+        flushers: int,
+        metrics: RouteMetrics,
+        clock: Clock,
+    ) -> None:
+        self.pipeline = pipeline
+        self.queue = queue
+        self.sink = sink
+        self.failure = ""
+        self._broker = broker
+        self._dead_letters = dead_letters
+        self._clock = clock
+        self._log = log.bind(route=pipeline.name)
+        self.workers = [
+            Worker(
+                broker,
+                queue,
+                pipeline,
+                prefetch=prefetch,
+                name=f"{pipeline.name}-{number}",
+                epochs=_EPOCHS,
+                metrics=metrics,
+                clock=clock,
+            )
+            for number in range(1, workers + 1)
+        ]
+        self._threads: dict[Worker, Thread] = {}
+        self._flushers = [
+            Thread(target=pipeline.run, name=f"{pipeline.name}-flush-{number}", daemon=True)
+            for number in range(1, flushers + 1)
+        ]
+        self.inspector = Inspector(broker, queue)
+        self._backoff = Backoff(0.2, 10.0)
+        self._failures = 0
+        self._try_at = self._look_at = 0.0
+        self._missing = 0
+        metrics.watch_workers(workers_.STATES, self.count_workers)
+
+    @property
+    def started(self) -> bool:
+        """Whether the dead-letter queue stands and the threads run."""
+        return bool(self._threads)
+
+    def count_workers(self, state: str) -> int:
+        """Return how many workers are in this state."""
+        return sum(worker.state == state for worker in self.workers)
+
+    # ── start and watch ──
+
+    def tend(self) -> None:
+        """Start what is not running, and look whether all that runs is alive. Often called."""
+        now = self._clock.monotonic()
+        if not self.started:
+            if now >= self._try_at and not self.failure:
+                self._start(now)
+            return
+        for worker, thread in list(self._threads.items()):
+            if not thread.is_alive():
+                self._log.error("worker_died", worker=worker.name)
+                self._launch(worker)
+            elif now - worker.beat > max(LIFELESS_LEAST, LIFELESS_BEATS * self._broker.heartbeat):
+                self._log.error("worker_lifeless", worker=worker.name, seconds=round(now - worker.beat))
+                worker.kick()
+                worker.beat = now
+        if self._broker.amqp and now >= self._look_at:
+            self._look_at = now + CONSUMERS_EVERY
+            self._look_for_consumers()
+
+    def _start(self, now: float) -> None:
+        try:
+            # before anything is consumed: what is refused has to have a place
+            self._dead_letters.start()
+        except PublisherUnavailableError as exc:
+            self._failures += 1
+            self._try_at = now + (pause := self._backoff.pause(self._failures))
+            self._log.warning("broker_away", problem=str(exc), next_try=round(pause, 1))
+            return
+        except UnrecoverableError as exc:
+            self.failure = str(exc)
+            self._log.error("route_stopped", reason=self.failure)
+            return
+        for thread in self._flushers:
+            thread.start()
+        for worker in self.workers:
+            self._launch(worker)
+        self._look_at = now + CONSUMERS_EVERY
+
+    def _launch(self, worker: Worker) -> None:
+        worker.beat = self._clock.monotonic()
+        thread = self._threads[worker] = Thread(target=worker.run, name=worker.name, daemon=True)
+        thread.start()
+
+    def _look_for_consumers(self) -> None:
+        """Notice workers that believe to consume while the broker knows nothing of it."""
+        expected = self.count_workers("consuming")
+        status = self.inspector.status()
+        missing = status is not None and status.consumers < expected == len(self.workers)
+        self._missing = self._missing + 1 if missing else 0
+        if self._missing > 1 and status is not None:
+            self._log.error("consumers_missing", expected=expected, found=status.consumers)
+            self._missing = 0
+            for worker in self.workers:
+                worker.kick()
+
+    @property
+    def dead(self) -> bool:
+        """Whether the route will do nothing more until the process starts again."""
+        return bool(self.failure) or self.pipeline.state is RouteState.STOPPED
+
+    @property
+    def consuming(self) -> bool:
+        """Whether a worker consumes."""
+        return self.count_workers("consuming") > 0
+
+    def faults(self) -> list[str]:
+        """Return why the route is not ready; nothing if it is."""
+        name = self.pipeline.name
+        if self.failure:
+            return [f"{name}: {self.failure}"]
+        if self.pipeline.state is not RouteState.RUNNING:
+            return [f"{name}: {self.pipeline.state.value}: {self.pipeline.reason}"]
+        return [] if self.consuming else [f"{name}: no worker consumes"]
+
+    def lifeless(self) -> list[str]:
+        """Return the threads that ought to run and do not."""
+        return [
+            f"{worker.name} has died" for worker, thread in self._threads.items() if not thread.is_alive()
+        ]
+
+    # ── stop, in the order of what depends on what ──
+
+    def cancel(self) -> None:
+        """Have the workers cancel their consumers; their links stay open for acks."""
+        for worker in self.workers:
+            worker.stopping.set()
+            worker.wake()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether no worker takes anything any more."""
+        return all(worker.cancelled.is_set() for worker in self._threads)
+
+    def release(self) -> None:
+        """Let the workers send the acks that are due and close; the rest goes back to the broker."""
+        for worker in self.workers:
+            worker.released.set()
+            worker.wake()
+
+    def join(self, until: float) -> bool:
+        """Wait for all threads until then; return whether all have ended."""
+        self.pipeline.close()
+        started = [thread for thread in self._flushers if thread.ident is not None]
+        for thread in (*self._threads.values(), *started):
+            thread.join(max(0.1, until - self._clock.monotonic()))
+        ended = not any(thread.is_alive() for thread in (*self._threads.values(), *started))
+        self._dead_letters.stop(max(0.1, until - self._clock.monotonic()))
+        self.inspector.close()
+        if ended:
+            with suppress(Exception):
+                self.sink.close()
+            for worker in self.workers:
+                worker.close()
+        return ended

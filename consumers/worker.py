@@ -1,0 +1,334 @@
+"""A worker: a thread with its own connection that takes deliveries, hands them over, and acks.
+
+It does four things in turn, for as long as its link lasts: wait for the socket or for a settlement,
+read what is there, hand all of it over at once, and ack what was settled meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from contextlib import contextmanager, suppress
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from kombu.entity import Queue
+from kombu.mixins import ConsumerMixin
+
+from aggregator.backoff import Backoff
+from aggregator.clock import SYSTEM_CLOCK
+from consumers.delivery import AmqpDelivery, KombuDelivery, undecoded
+from consumers.link import ChannelLink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aggregator.clock import Clock
+    from aggregator.metrics import RouteMetrics
+    from aggregator.pipeline import Pipeline
+    from consumers.connecting import Broker
+
+log = structlog.get_logger()
+
+#: Bound on any single read or write of the socket: a frozen broker must not freeze the worker.
+IO_SECONDS = 5.0
+#: The longest wait in an idle iteration: heartbeats and the state of the route are looked at.
+TICK_SECONDS = 1.0
+#: The wait on transports that poll; bounds the lag of an ack there.
+POLL_SECONDS = 0.05
+#: Frames of one read at most, so that acks and heartbeats have their turn.
+FRAMES_AT_ONCE = 3_000
+MESSAGES_AT_ONCE = 1_000
+NOT_FOUND = 404
+
+STATES = ("connecting", "consuming", "waiting", "stopping", "stopped")
+
+
+class LinkLostError(ConnectionError):
+    """The connection that is consumed on is not the open one any more."""
+
+
+class Worker(ConsumerMixin):
+    """Consumes one queue for one route. :meth:`run` is the body of a thread; nothing escapes it.
+
+    Setting :attr:`stopping` cancels the consumer; the link stays open for acks until
+    :attr:`released` is set too. ``beat`` is when it last showed life, in monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        queue: str,
+        pipeline: Pipeline,
+        *,
+        prefetch: int,
+        name: str,
+        epochs: Iterator[int],
+        metrics: RouteMetrics,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.connection = broker.connection()
+        self.name = name
+        self.queue = queue
+        self.prefetch = prefetch
+        self.stopping = Event()
+        self.released = Event()
+        self.cancelled = Event()
+        self.state = "connecting"
+        self.beat = clock.monotonic()
+        self._amqp = broker.amqp
+        self._pipeline = pipeline
+        self._epochs = epochs
+        self._metrics = metrics
+        self._clock = clock
+        self._inbox: list[Any] = []
+        self._backoff = Backoff(0.1, 10.0)
+        self._failures = 0
+        self._log = log.bind(route=pipeline.name, worker=name)
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wakes = select.poll()
+        self._wakes.register(self._wake_read, select.POLLIN)
+        self._link: Any = None
+        self._socket: Any = None
+        self._errors = (*self.connection.connection_errors, *self.connection.channel_errors)
+
+    @property
+    def should_stop(self) -> bool:  # type: ignore[override]
+        """Whether to stop: kombu's name for it."""
+        return self.stopping.is_set()
+
+    def run(self, _tokens: int = 1, **kwargs: Any) -> None:
+        """Consume until told to stop, over as many connections as it takes."""
+        while not self.should_stop:
+            self.beat = self._clock.monotonic()
+            if not self._pipeline.consuming:
+                self.state = "waiting"
+                self._pipeline.wait_until_consuming(TICK_SECONDS / 4)
+                continue
+            self.state = "connecting"
+            try:
+                for _ in self.consume(**kwargs):
+                    pass
+            except self._errors as exc:
+                self._note_loss(exc)
+            except Exception:  # noqa: BLE001 - a fault of ours; logged, and the thread goes on
+                self._log.exception("worker_failed")
+                self._note_loss(None)
+        self.cancelled.set()
+        self.state = "stopped"
+
+    def consume(
+        self,
+        limit: int | None = None,  # noqa: ARG002 - kombu's signature
+        timeout: float | None = None,  # noqa: ARG002
+        safety_interval: float = 1,  # noqa: ARG002
+        **kwargs: Any,
+    ) -> Iterator[None]:
+        """Consume over one link, until it is lost or the route or the process wants no more."""
+        with self.consumer_context(**kwargs) as (_, _, consumers):
+            self._failures = 0
+            self.state = "consuming"
+            while self._iterate(consumers):
+                yield
+
+    def wake(self) -> None:
+        """Have the worker look around at once. Any thread may call; never blocks."""
+        with suppress(BlockingIOError):  # full: it will wake anyway
+            os.write(self._wake_write, b"\0")
+
+    def close(self) -> None:
+        """Let go of the pipe that wakes it; the thread has ended."""
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def kick(self) -> None:
+        """Break the connection from outside: for a watchdog, when the worker shows no life."""
+        with suppress(Exception):
+            self._socket.shutdown(2)
+
+    # ── opening ──
+
+    @contextmanager
+    def establish_connection(self) -> Iterator[Any]:
+        """Connect once; :meth:`run` decides when to try again."""
+        with self.connection.clone() as connection:
+            connection.ensure_connection(
+                max_retries=1, interval_start=0, interval_step=0, reraise_as_library_errors=False
+            )
+            self._established = connection.connection
+            self._transport = connection.transport
+            self._socket = getattr(self._established, "sock", None) if self._amqp else None
+            try:
+                self._prepare_wait()
+                ensure_queue(connection, self.queue)
+                yield connection
+            except BaseException:
+                # a frozen broker answers no good-bye: let go without one
+                if self._amqp:
+                    connection.collect()
+                raise
+            finally:
+                self._lose_link()
+
+    def get_consumers(self, Consumer: Any, channel: Any) -> list[Any]:  # noqa: N803 - kombu's name
+        """Open the link, and the consumer on it."""
+        multiple = getattr(channel, "supports_multiple_ack", self._amqp)
+        link = ChannelLink(
+            channel,
+            next(self._epochs),
+            multiple=multiple,
+            # a transport that polls may have a way of its own to end its wait
+            wake=getattr(self._established, "wake", self.wake),
+            clock=self._clock,
+        )
+        if self._amqp:
+            channel.auto_decode = False  # it would run any codec that a publisher names
+            channel.message_to_python = lambda raw: AmqpDelivery(raw, link)
+        elif hasattr(channel, "message_to_python") and hasattr(channel, "qos"):
+            channel.Message = undecoded(channel.Message)
+        self._link = link
+        self._pipeline.link_opened(link, self.prefetch)
+        queue = Queue(self.queue, no_declare=True)
+        return [
+            Consumer(
+                queues=[queue],
+                on_message=self._receive,
+                prefetch_count=self.prefetch,
+                auto_declare=False,
+            )
+        ]
+
+    def _receive(self, message: Any) -> None:
+        """Take one message: only noted here, so that nothing can go wrong inside kombu's callback."""
+        if not self._amqp:
+            message = KombuDelivery(message, self._link)
+        self._link.delivered(message.tag)
+        self._inbox.append(message)
+
+    # ── one iteration ──
+
+    def _iterate(self, consumers: list[Any]) -> bool:
+        released = self.released.is_set()
+        if not self._pipeline.consuming and not self.should_stop:
+            return False  # closing the channel gives everything back, once
+        if self.should_stop and not self.cancelled.is_set():
+            self.state = "stopping"
+            for consumer in consumers:
+                consumer.cancel()
+            self._hand_over()
+            self.cancelled.set()
+        if self._wait():
+            self._read()
+        self._hand_over()
+        self._link.perform(self._metrics.ack_lag_seconds.observe)
+        self._tick()
+        return not released
+
+    def _prepare_wait(self) -> None:
+        if self._socket is not None:
+            # every wait inside py-amqp is bounded by this, its close included
+            self._socket.settimeout(IO_SECONDS)
+            self._readable = select.poll()
+            self._readable.register(self._socket, select.POLLIN)
+            self._either = select.poll()
+            self._either.register(self._socket, select.POLLIN)
+            self._either.register(self._wake_read, select.POLLIN)
+
+    def _wait(self) -> bool:
+        """Wait for the socket or a settlement; return whether to read."""
+        reading = self._pipeline.has_room
+        if not reading:
+            self._wakes.poll(POLL_SECONDS * 1000)
+        elif self._socket is not None:
+            reading = self._pending() or self._poll_socket()
+        self._drain_wakes()
+        return reading
+
+    def _poll_socket(self) -> bool:
+        events = self._either.poll(TICK_SECONDS * 1000)
+        return any(descriptor != self._wake_read for descriptor, _ in events)
+
+    def _pending(self) -> bool:
+        """Whether TLS holds decrypted bytes that no poll shows."""
+        pending = getattr(self._socket, "pending", None)
+        return bool(pending and pending())
+
+    def _read(self) -> None:
+        if self._socket is None:
+            self._read_polling()
+            return
+        for _ in range(FRAMES_AT_ONCE):
+            with suppress(TimeoutError):
+                # by frames: after a heartbeat, drain_events would wait for the next method
+                self._established.blocking_read(IO_SECONDS)
+            if not (self._pending() or self._readable.poll(0)):
+                return
+
+    def _read_polling(self) -> None:
+        timeout = POLL_SECONDS
+        while len(self._inbox) < MESSAGES_AT_ONCE:
+            try:
+                self._transport.drain_events(self._established, timeout=timeout)
+            except TimeoutError:
+                return
+            timeout = 0.0
+
+    def _hand_over(self) -> None:
+        if self._inbox:
+            inbox, self._inbox = self._inbox, []
+            self._pipeline.accept(inbox)
+
+    def _tick(self) -> None:
+        self.beat = self._clock.monotonic()
+        # never through kombu's connection: it would connect anew, without consumers, and say nothing
+        if not self._transport.verify_connection(self._established):
+            raise LinkLostError("the connection is closed")
+        if self._socket is not None and not self._pipeline.has_room:
+            # unread, the broker's heartbeats prove nothing: only ours are sent
+            self._established.send_heartbeat()
+        else:
+            self._transport.heartbeat_check(self._established)
+
+    def _drain_wakes(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wake_read, 65_536)
+
+    def _lose_link(self) -> None:
+        link, self._link = self._link, None
+        self._inbox.clear()
+        if link is not None:
+            link.alive = False
+            self._pipeline.link_lost(link)
+
+    def _note_loss(self, exc: BaseException | None) -> None:
+        self._failures += 1
+        pause = self._backoff.pause(self._failures)
+        self._metrics.links_lost.inc()
+        problem = f"{type(exc).__name__}: {exc}" if exc is not None else "see above"
+        self._log.warning("link_lost", problem=problem, pause=round(pause, 2))
+        self.stopping.wait(pause)
+
+
+def ensure_queue(connection: Any, name: str) -> None:
+    """Make sure that the queue exists; an absent one is declared durable, without arguments.
+
+    It is asked for passively first: one that was declared otherwise is none of our business, and
+    declaring it again would close the channel.
+    """
+    try:
+        _declare(connection, name, passive=True)
+    except connection.channel_errors as exc:
+        if getattr(exc, "reply_code", getattr(exc, "code", None)) != NOT_FOUND:
+            raise
+        _declare(connection, name, passive=False)
+        log.info("queue_declared", queue=name)
+
+
+def _declare(connection: Any, name: str, *, passive: bool) -> None:
+    channel = connection.channel()
+    try:
+        channel.queue_declare(name, passive=passive, durable=True, auto_delete=False)
+    finally:
+        with suppress(*connection.channel_errors, *connection.connection_errors):
+            channel.close()
