@@ -284,8 +284,8 @@ def test_what_the_server_really_said():
         rb',"reason":"[1:6] failed to parse field [d] of type [date] in document with id '
         rb"'0'. Preview of field's value: 'SECRET'"
         rb'","caused_by":{"type":"illegal_argument_exception","reason":"failed to parse date field [SECRET]'
-        rb' with format [x]","caused_by":{"type":"date_time_parse_exception","reason":"Failed to parse with all'
-        rb' enclosed parsers"}}}}},{"create":{"_id":"1","status":201}}]}'
+        rb' with format [x]","caused_by":{"type":"date_time_parse_exception","reason":"Failed to parse with'
+        rb' all enclosed parsers"}}}}},{"create":{"_id":"1","status":201}}]}'
     )
     verdicts = CREATE.verdicts(orjson.loads(raw), ["0", "1"])
     assert verdicts[0].detail == "field [d] of type [date], caused by illegal_argument_exception"
