@@ -92,6 +92,7 @@ class Publisher:
         self._clock = clock
         self._line: _Line | None = None
         self._used = 0.0
+        self._aborted = False
 
     @property
     def address(self) -> str:
@@ -144,7 +145,11 @@ class Publisher:
             raise UnrecoverableError(f"exchange {name!r} does not exist at {self.address}")
 
     def abort(self) -> None:
-        """Break the connection so that a call under way raises soon. Any thread may call."""
+        """Break the connection for good: a call under way raises soon, and each later one at once.
+
+        Any thread may call. Only the opening of a connection runs on, for its own few seconds.
+        """
+        self._aborted = True
         if line := self._line:
             line.abort()
 
@@ -194,8 +199,11 @@ class Publisher:
                 self._line.poll()
             except Exception:  # noqa: BLE001  nothing was sent on it yet: a new one takes its place
                 self._drop()
-        if not self._line:
+        if not self._line and not self._aborted:
             self._line = self._open()
+        # abort() may have come while there was no line yet that it could break
+        if not self._line or self._aborted:
+            raise ConnectionAbortedError("aborted")
         return self._line
 
     def _open(self) -> _Line:

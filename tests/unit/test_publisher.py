@@ -183,3 +183,13 @@ def test_properties_larger_than_a_frame_are_refused():
     with pytest.raises(UnencodableError) as caught:
         FrameEncoder(1, 4_096).encode("", "q", {"headers": {"a": "x" * 4_096}}, b"")
     assert caught.value.reason == "headers-too-large"
+
+
+def test_after_an_abort_nothing_is_published(broker, queue):
+    publisher = Publisher(broker)
+    assert publisher.publish([Outgoing("", queue, b"before", {})]) == [None]
+    publisher.abort()
+    with pytest.raises(PublisherUnavailableError, match="aborted"):
+        publisher.publish([Outgoing("", queue, b"after", {})])
+    publisher.close()
+    assert [bytes(message.body) for message in taken(broker, queue)] == [b"before"]

@@ -215,17 +215,23 @@ def test_a_killed_broker_loses_none(rabbitmq, queue):
     assert {got.body for got in taken(rabbitmq, f"{queue}.dead")} == wanted
 
 
-def test_stop_is_prompt_while_the_broker_is_frozen(rabbitmq, queue):
+@pytest.mark.parametrize("connected", [True, False])
+def test_stop_is_prompt_while_the_broker_is_frozen_and_nothing_follows(rabbitmq, queue, connected):
     with dead_letters(rabbitmq, queue, confirm_timeout=60) as letters:
+        if connected:
+            letters.submit([refused(0)])
+            assert letters.drain(30)
+        before = dict(letters.reported.bodies)
         rabbitmq.pause()
         letters.submit([refused(1)])
 
         assert not letters.stop(0.5)
         rabbitmq.resume()
 
-    assert not letters.alive
-    assert letters.pending == 1
-    assert not letters.reported.bodies
+        letters._thread.join(30)
+        assert not letters.alive
+        assert letters.pending == 1
+        assert letters.reported.bodies == before
 
 
 def test_stop_sends_what_is_pending(rabbitmq, queue):
