@@ -73,6 +73,8 @@ other_debian() {
   mkdir -p "$cache"
   rm -rf "$root.new"
   if mmdebstrap --quiet --variant=minbase --include=rabbitmq-server "$suite" "$root.new" "$mirror"; then
+    # the node's name ends in @localhost, and not every folder comes with that name known
+    grep -qsw localhost "$root.new/etc/hosts" || echo '127.0.0.1 localhost' >>"$root.new/etc/hosts"
     mv "$root.new" "$root"
   else
     rm -rf "$root.new"
