@@ -47,12 +47,18 @@ def require_client() -> None:
 
 
 class Connection:
-    """One client for all threads. ``settings`` give hosts, credentials and timeouts."""
+    """One client for all threads. ``settings`` give hosts, credentials and timeouts.
+
+    Raises ``SinkBlockedError`` where credentials cannot be read any more.
+    """
 
     def __init__(self, settings: Settings) -> None:
         _keep_quiet()
         self._hosts = ", ".join(settings.urls)
-        self._client = _client(settings)
+        try:
+            self._client = _client(settings)
+        except ConfigurationError as exc:  # it was right at the start: a file has changed since
+            raise SinkBlockedError(exc.problem) from None
         # a question may be asked of each host: with one of them away, a write can work
         self._asking = self._client.options(max_retries=len(settings.hosts) - 1, retry_on_timeout=True)
 
@@ -109,9 +115,8 @@ class Connection:
         if isinstance(exc, ConnectionTimeout):
             return SinkUnavailableError(f"no answer from {self._hosts} in time")
         words = "".join(c if c.isprintable() else " " for c in str(exc.message)[:_LONGEST_WORDS])
-        if isinstance(exc, TlsError) and not any(
-            isinstance(cause, _TLS_BROKEN_OFF) for cause in _causes(exc)
-        ):
+        broken_off = any(isinstance(cause, _TLS_BROKEN_OFF) for cause in _causes(exc))
+        if isinstance(exc, TlsError) and not broken_off:
             return SinkBlockedError(f"TLS with {self._hosts}: {words}")
         return SinkUnavailableError(f"no answer from {self._hosts}: {words}")
 

@@ -27,6 +27,7 @@ class Proxy:
     url: str = ""
     upstream: str | None = None
     product: str = "Elasticsearch"
+    warning: str = ""
     change: object = None
     rules: dict = field(default_factory=dict)
     seen: list = field(default_factory=list)
@@ -80,6 +81,8 @@ def _handler(proxy):
             self.send_header("content-type", content_type)
             if proxy.product:
                 self.send_header("x-elastic-product", proxy.product)
+            if proxy.warning:
+                self.send_header("warning", f'299 Elasticsearch-9.5.3 "{proxy.warning}"')
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

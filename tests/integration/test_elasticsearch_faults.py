@@ -225,13 +225,12 @@ def test_bodies_never_reach_the_logs(sink, caplog):
     assert "SECRET" not in caplog.text
 
 
-def test_warnings_of_the_server_change_nothing(fake, sink, monkeypatch):
-    from aggregator.sinks import elasticsearch_client
-
-    monkeypatch.setattr(
-        elasticsearch_client.warnings, "warn", lambda *_, **__: pytest.fail("a warning"), raising=True
-    )
+def test_warnings_of_the_server_change_nothing(fake):
+    fake.warning = "this index is old"
+    sink = sink_for(fake.url)
+    sink.open()
     assert sink.write(ITEMS) is None
+    sink.close()
 
 
 # --- credentials ---
@@ -261,6 +260,31 @@ def test_an_api_key_is_read_anew_at_each_opening(fake, tmp_path):
     sink.open()
     sink.close()
     assert authorization(fake) == {"ApiKey " + base64.b64encode(b"id:key2").decode()}
+
+
+def test_a_secret_that_is_gone_at_a_later_opening(fake, tmp_path):
+    file = tmp_path / "key"
+    file.write_text("aWQ6a2V5")
+    sink = sink_for(fake.url, f"/tasks?api_key_file={file}")
+    sink.open()
+    file.unlink()
+    with pytest.raises(SinkBlockedError, match=r"api_key_file: .* cannot be read"):
+        sink.open()
+    file.write_text("aWQ6a2V5")
+    sink.open()
+    sink.close()
+
+
+def test_a_ca_that_is_gone_at_a_later_opening(tmp_path):
+    file = tmp_path / "ca.pem"
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(file)
+    with proxy(certificate=ca.issue_cert("127.0.0.1")) as made:
+        sink = sink_for(made.url, f"/tasks?ca={file}")
+        sink.open()
+        file.unlink()
+        with pytest.raises(SinkBlockedError, match=r"TLS with .*No such file"):
+            sink.open()
 
 
 def test_credentials_that_are_refused(fake):
