@@ -30,13 +30,15 @@ class LineFile:
     @classmethod
     def create(cls, folder: Path, stem: str) -> LineFile:
         """Return the first of ``stem.jsonl``, ``stem.1.jsonl``, … that no other process holds."""
-        for number in count():
-            path = folder / (f"{stem}.{number}.jsonl" if number else f"{stem}.jsonl")
-            file = cls.take(path, os.O_CREAT)
-            if file is not None:
-                sync_folder(folder)
-                return file
-        raise AssertionError  # count() has no end
+        names = (f"{stem}.{number}.jsonl" if number else f"{stem}.jsonl" for number in count())
+        taken = (cls.take(folder / name, os.O_CREAT) for name in names)
+        file = next(file for file in taken if file is not None)
+        try:
+            sync_folder(folder)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     @classmethod
     def take(cls, path: Path, flags: int = 0) -> LineFile | None:

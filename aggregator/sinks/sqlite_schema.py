@@ -26,6 +26,8 @@ CREATE TABLE IF NOT EXISTS "{t}" (
     seq INTEGER PRIMARY KEY, id TEXT UNIQUE, body TEXT NOT NULL, written_at TEXT NOT NULL)
 """
 
+_FTS5 = "SELECT 1 FROM pragma_module_list WHERE name = 'fts5'"
+
 # The index holds no copy of the text (content=''), so the triggers tell it what to forget. It could
 # not read the view by itself: FTS5's own statements may use no virtual table, and json_tree is one.
 # A body that SQLite's JSON does not read (deeper than 1,000 levels) is indexed as it is.
@@ -84,7 +86,7 @@ def prepare_search(db: sqlite3.Connection, table: str) -> bool:
 
     ``False``: this SQLite was built without FTS5. Raises ``sqlite3.Error``.
     """
-    if not db.execute("SELECT 1 FROM pragma_module_list WHERE name = 'fts5'").fetchone():
+    if not db.execute(_FTS5).fetchone():
         return False
     if _has_search(db, table):
         return True

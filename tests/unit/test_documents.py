@@ -150,7 +150,7 @@ def test_json_has_to_be_an_object(body: bytes) -> None:
         "gb18030": "中",
         "koi8-r": "Ж",
         "ISO-8859-15": "€",
-    }.items(),  # fmt: skip
+    }.items(),
 )
 def test_json_in_another_charset_is_transcoded(charset: str, text: str, trust: bool) -> None:
     body = f'{{"text":\n"{text}"}}'.encode(charset)
