@@ -1,8 +1,12 @@
 """From a delivery to its document: one line of JSON in UTF-8. Pure, and on the way of every message.
 
 JSON goes through as the bytes that came: checked, never serialised again. Other text becomes
-``{"message": …}``. What is neither is refused with its reason. Two keys of the same name, an empty
-key and numbers that only lose digits are JSON to the check; the sink has the last word on them.
+``{"message": …}``. What is neither is refused with its reason.
+
+The check (orjson) is that of JSON: strict UTF-8, no NaN, no lone surrogates, nothing beyond a
+double, at most 1,024 levels. Some JSON passes it that a store may still refuse, each document for
+itself. Elasticsearch 9 does with two keys of one name, a key that is empty, blank or only dots, a
+key ``_id``, numbers of more than 1,000 digits, more than 1,000 levels.
 """
 
 from __future__ import annotations
