@@ -74,7 +74,7 @@ def run(settings: Settings) -> int:
             stack.callback(server.stop)
             server.start()
             log.info("metrics", url=f"http://{settings.metrics_host}:{server.port}/metrics")
-        for note in (*settings.notes, *check(settings).warnings):
+        for note in check(settings).warnings:
             log.warning("configuration", note=str(note))
         code = supervisor.run()
     if settings.until_empty:

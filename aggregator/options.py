@@ -207,7 +207,7 @@ class Writing(Options):
     retry_first: Duration = option("100ms", "the first pause before a retry; it doubles", "DURATION", gt=0)
     retry_max: Duration = option("30s", "the longest pause before a retry", "DURATION", gt=0)
     breaker_share: Share = option(
-        0.5, "pause the route when more than this share of recent messages is refused", "SHARE", gt=0, le=1
+        0.5, "stop the route when more than this share of recent messages is refused", "SHARE", gt=0, le=1
     )
     breaker_window: Count = option(200, "recent messages that the breaker looks at; 0 = off", "N", ge=0)
 

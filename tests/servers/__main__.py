@@ -1,7 +1,7 @@
 """``python -m tests.servers run rabbitmq elasticsearch``: start servers and keep them until Ctrl-C.
 
 Prints a line for each that a shell can read and that makes the tests use it:
-``export AGGREGATOR_TEST_RABBITMQ_URL=amqp://…``.
+``export TEST_RABBITMQ_URL=amqp://…``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> int:
     try:
         fleet.prefetch(names)
         for name in names:
-            print(f"export AGGREGATOR_TEST_{name.upper()}_URL={fleet.get(name).url}", flush=True)
+            print(f"export TEST_{name.upper()}_URL={fleet.get(name).url}", flush=True)
         while True:
             signal.pause()
     except KeyboardInterrupt:

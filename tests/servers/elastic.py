@@ -59,7 +59,7 @@ def elasticsearch(
     ``settings``: further ones of the node, such as ``{"http.max_content_length": "1mb"}``.
     ``quick_start``: compile less; ready in half the time, slower once warm.
     """
-    if not settings and (url := os.environ.get("AGGREGATOR_TEST_ELASTICSEARCH_URL")):
+    if not settings and (url := os.environ.get("TEST_ELASTICSEARCH_URL")):
         return Elasticsearch("elasticsearch", url.rstrip("/"), Remote())
     port = free_port()
     url = f"http://127.0.0.1:{port}"

@@ -5,7 +5,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-cache=${AGGREGATOR_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kombu-aggregator-servers}
+cache=${TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kombu-aggregator-servers}
 java_wanted=23
 
 say() { printf 'servers: %s\n' "$*"; }

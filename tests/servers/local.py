@@ -25,7 +25,7 @@ KEPT_LOGS = 20
 
 def cache_folder() -> Path:
     """Return where what is slow to fetch stays between runs."""
-    given = os.environ.get("AGGREGATOR_TEST_CACHE")
+    given = os.environ.get("TEST_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(given) if given else base / "kombu-aggregator-servers"
 

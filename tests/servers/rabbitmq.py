@@ -112,7 +112,7 @@ def rabbitmq4(settings: Mapping[str, str] | None = None) -> RabbitMQ:
 
 
 def _broker(name: str, version: str, suite: str, settings: Mapping[str, str]) -> RabbitMQ:
-    if not settings and (url := os.environ.get(f"AGGREGATOR_TEST_{name.upper()}_URL")):
+    if not settings and (url := os.environ.get(f"TEST_{name.upper()}_URL")):
         return RabbitMQ(name, version, url, Remote())
     root = cache_folder() / suite
     if _installed(Path("/"), version):

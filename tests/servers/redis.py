@@ -24,7 +24,7 @@ class Redis(Server):
 
 def redis() -> Redis:
     """Return a server, not started."""
-    if url := os.environ.get("AGGREGATOR_TEST_REDIS_URL"):
+    if url := os.environ.get("TEST_REDIS_URL"):
         return Redis("redis", url, Remote())
     port = free_port()
     url = f"redis://127.0.0.1:{port}/0"
