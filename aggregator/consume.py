@@ -78,9 +78,11 @@ def run(settings: Settings) -> int:
             log.warning("configuration", note=str(note))
         code = supervisor.run()
     if settings.until_empty:
-        for name, settled in metrics.totals().items():
+        totals = metrics.totals()
+        for running in routes:
+            settled = totals.get(running.pipeline.name, {})
             counts = ", ".join(f"{number} {verdict}" for verdict, number in settled.items() if number)
-            print(f"{name}: {counts or 'no messages'}")  # noqa: T201
+            print(f"{running.pipeline.name}: {counts or 'no messages'}")  # noqa: T201
         for running in routes:
             print(f"Look at them: {running.sink.where()}")  # noqa: T201
     return code

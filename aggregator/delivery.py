@@ -146,16 +146,18 @@ class Delivery(Item):
         raise NotImplementedError
 
     def json(self) -> Any:
-        """Return the body parsed as strict JSON; parsed once, kept until :meth:`forget_json`.
+        """Return the document, or else the body, parsed as strict JSON; kept until :meth:`forget_json`.
 
         Raises ``MessageRefusedError`` (``bad-json``) where it is none.
         """
         if self._json is None:
+            problem = ""
             try:
-                self._json = orjson.loads(self.body)
+                self._json = orjson.loads(self.document or self.body)
             except orjson.JSONDecodeError as exc:
-                # the exception's text tells the position; its doc attribute would carry the body
-                raise MessageRefusedError("bad-json", str(exc)) from None
+                problem = str(exc)  # a sentence and a position; the exception itself carries the body
+            if problem:
+                raise MessageRefusedError("bad-json", problem)
         return self._json
 
     @property

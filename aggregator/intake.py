@@ -67,7 +67,7 @@ class Intake:
             try:
                 if delivery.redelivered:
                     self._guard(delivery)
-                given = read_id(delivery) if read_id is not None else None
+                given = self._read(read_id, delivery) if read_id is not None else None
                 if given:
                     delivery.id = given
                     delivery.fingerprint = hash((given, delivery.body)) or 1
@@ -75,13 +75,31 @@ class Intake:
                     delivery.id = f"{prefix}{next(self._serial):08x}"
                 self._place(delivery, result)
             except MessageRefusedError as exc:
-                result.refused.append(self.refuse(delivery, exc))
+                result.refused.append(self._refuse(delivery, exc))
+            except Exception as exc:  # noqa: BLE001
+                # a message that nobody foresaw must not take its neighbours, or the link, with it;
+                # a stranger's words may hold the body
+                result.refused.append(
+                    self._refuse(delivery, MessageRefusedError("unreadable", type(exc).__name__))
+                )
         return result
 
-    def refuse(self, delivery: Delivery, error: MessageRefusedError) -> Refused:
-        """Return the refusal of a message that never reached the sink."""
+    def _refuse(self, delivery: Delivery, error: MessageRefusedError) -> Refused:
         now = self.clock.time()
         return Refused(delivery, error.reason, error.detail, error_type="message", first=now, last=now)
+
+    def _read(self, expression: Expression, delivery: Delivery) -> str | None:
+        try:
+            return expression(delivery)
+        except MessageRefusedError as exc:
+            if exc.reason != "bad-json" or delivery.document:
+                raise
+        # compressed, or in another charset: read it from the document
+        delivery.document = self._document(delivery)
+        return expression(delivery)
+
+    def _document(self, delivery: Delivery) -> bytes:
+        return make_document(delivery, trust_json=self.trust_json, max_bytes=self.max_message)
 
     def _guard(self, delivery: Delivery) -> None:
         # RabbitMQ drops a message silently beyond its delivery limit: it has to leave before
@@ -92,7 +110,7 @@ class Intake:
     def _place(self, delivery: Delivery, result: Sorted) -> None:
         key = None
         if self.key is not None:
-            key = self.key(delivery)
+            key = self._read(self.key, delivery)
             if key is None:
                 raise MessageRefusedError("no-key", "the message has nothing to correlate it by")
         if self.is_sentinel is not None and self.is_sentinel(delivery):
@@ -101,9 +119,7 @@ class Intake:
             return
         if delivery.parsed:
             # it was parsed for its key or id: make the document now, and let the objects go
-            delivery.document = make_document(
-                delivery, trust_json=self.trust_json, max_bytes=self.max_message
-            )
+            delivery.document = delivery.document or self._document(delivery)
             delivery.forget_json()
         result.members.append((delivery, key))
 

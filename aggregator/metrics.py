@@ -46,6 +46,7 @@ class Metrics:
         self.ack_lag_seconds = histogram(
             "ack_lag_seconds", "From the last word on deliveries to their ack on the wire.", SECONDS
         )
+        self.diverted = counter("diverted_total", "Items written elsewhere than asked for.", "reason")
         self.retries = counter("retries_total", "Items that were sent again.")
         self.dead_letters = counter("dead_letters_total", "Messages refused for good.", "reason")
         self.held_messages = gauge("held_messages", "Deliveries in open groups.")
@@ -105,6 +106,10 @@ class RouteMetrics:
         self._metrics.requests.labels(self._name, outcome).inc()
         self.request_items.observe(items)
         self.flush_seconds.observe(seconds)
+
+    def divert(self, reason: str) -> None:
+        """Count an item that was written elsewhere than asked for."""
+        self._metrics.diverted.labels(self._name, reason).inc()
 
     def dead_letter(self, reason: str, messages: int) -> None:
         """Count refused messages."""

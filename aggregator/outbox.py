@@ -169,7 +169,7 @@ class Outbox:
             return Outcome(request.items, [])
         written, others, again, blocked = [], [], [], False
         for item, verdict in zip(request.items, verdicts, strict=True):
-            if verdict.fate is Fate.WRITTEN:
+            if verdict.fate is Fate.WRITTEN and not verdict.reason:
                 written.append(item)
             elif verdict.fate in FINAL:
                 others.append(Final(item, verdict))

@@ -124,6 +124,8 @@ class Pipeline:
         self._probe_at = -inf
         self._probes = 0
         self._probing = False
+        self._resumed_at = -inf
+        self._outages = 0
         self._retries = 0
         self._closed = False
         self._consume = Event()
@@ -337,7 +339,7 @@ class Pipeline:
         except Exception:  # noqa: BLE001
             # logged; a thread that dies would hold its request for ever; this is a fault of ours
             self._log.exception("flush_failed")
-            self._stop("an internal error; see the log")
+            self.stop("an internal error; see the log")
         finally:
             with self._changed:
                 self._hands -= 1
@@ -398,13 +400,17 @@ class Pipeline:
             self._log.warning("sink_refuses", problem=_problem(verdicts, error))
         elif was_shut and not shut:
             self._log.info("sink_answers")
-        if shut and request.first_failed is not None:
+        if retried and request.first_failed is not None:
             self._lose_patience(now - request.first_failed, _problem(verdicts, error))
 
     def _conclude(self, outcome: Outcome, request: Request, source: str) -> None:
         """Settle what is final: ack what was written, dead-letter what was refused."""
         duplicates = [item for item, verdict in outcome.others if verdict.fate is Fate.DUPLICATE]
         rejected = [final for final in outcome.others if final.verdict.fate is Fate.DEAD_LETTER]
+        for item, word in outcome.others:
+            if word.fate is Fate.WRITTEN:
+                outcome.written.append(item)
+                self._metrics.divert(word.reason)
         for items, verdict in ((outcome.written, "written"), (duplicates, "duplicate")):
             if items:
                 deliveries = [d for item in items for d in with_followers(item.deliveries)]
@@ -446,7 +452,8 @@ class Pipeline:
         if tripped:
             # the fault is in the configuration, not in the messages: they stay where they are
             reasons = Counter(entry.reason for entry in refused).most_common(3)
-            self._stop(f"most messages are refused: {', '.join(f'{word} ({n})' for word, n in reasons)}")
+            self.stop(f"most messages are refused: {', '.join(f'{word} ({n})' for word, n in reasons)}")
+            self._metrics.settled("given_back", len(refused))
         else:
             self._dead_letters.submit(refused)
 
@@ -525,7 +532,7 @@ class Pipeline:
         try:
             self._sink.open()
         except UnrecoverableError as exc:
-            self._stop(str(exc))
+            self.stop(str(exc))
         except Exception as exc:  # noqa: BLE001 - whatever it is, the sink is not there
             problem = _problem(None, exc)
         if not problem and self._dead_letters.failing_since is not None:
@@ -540,25 +547,33 @@ class Pipeline:
                 self._probe_at = self._clock.monotonic() + pause
             else:
                 self._outbox.gate.succeeded()
+                self._resumed_at = self._clock.monotonic()
                 self._set_state(RouteState.RUNNING, "")
         if problem:
             self._log.warning("sink_away", problem=problem, next_try=round(pause, 1))
         else:
-            self._log.info("route_runs", sink=self._sink.where())
+            self._log.info("route_runs", look_at=self._sink.where())
 
     def _lose_patience(self, seconds: float, problem: str) -> None:
         """Give everything back once, and wait: held for longer, the broker would take it back."""
-        if seconds < self._limits.ack_deadline / 4:
+        patience = self._limits.ack_deadline / 4
+        if seconds < patience:
             return
         with self._changed:
             if self.state is not RouteState.RUNNING:
                 return
+            now = self._clock.monotonic()
+            # a route that loses patience again and again must not eat up the delivery limit
+            self._outages = self._outages + 1 if now - self._resumed_at < 2 * patience else 1
+            longest = self._limits.backoff.longest
+            pause = longest * 2.0 ** min(self._outages - 2, 6) if self._outages > 1 else 0.0
             self._probes = 0
-            self._probe_at = self._clock.monotonic() + self._limits.backoff.pause(1)
+            self._probe_at = now + max(self._limits.backoff.pause(1), min(pause, self._limits.ack_deadline))
             self._set_state(RouteState.WAITING, problem)
         self._log.error("route_waits", problem=problem, after=round(seconds, 1))
 
-    def _stop(self, reason: str) -> None:
+    def stop(self, reason: str) -> None:
+        """Consume nothing more until the process starts again: the fault needs a person."""
         with self._changed:
             if self.state is RouteState.STOPPED:
                 return

@@ -103,6 +103,8 @@ class RunningRoute:
             if now >= self._try_at and not self.failure:
                 self._start(now)
             return
+        if not self._dead_letters.alive and not self.dead:
+            self.pipeline.stop("the dead-letter thread has died; see the log")
         for worker, thread in list(self._threads.items()):
             if not thread.is_alive():
                 self._log.error("worker_died", worker=worker.name)

@@ -111,7 +111,7 @@ def test_two_lines_for_each_item_whatever_it_holds(triples, routed):
 def test_routing_version_and_index_come_from_the_message():
     index_of, _ = compile_pattern("logs-{/t:%Y.%m.%d}")
     actions = Actions("index", index_of, compile_expression("header:v"), compile_expression("/user/id"))
-    made = item("a", body=b'{"t":"2026-01-31T23:30:00-01:00","user":{"id":7}}', headers={"v": 12})
+    made = item("a", b'{"t":"2026-01-31T23:30:00-01:00","user":{"id":7}}', headers={"v": 12})
     request = actions.request([made])
     assert orjson.loads(lines(request)[0]) == {
         "index": {
