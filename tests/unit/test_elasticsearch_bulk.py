@@ -20,7 +20,7 @@ from aggregator.testing.memory import MemoryDelivery
 def item(name, document=b"{}", body=None, **properties):
     made = MemoryDelivery(document if body is None else body, **properties)
     made.id = name
-    made.document = document
+    made.document = made.body
     return made
 
 
