@@ -29,7 +29,7 @@ install: $(VENV)/.installed ## Make .venv with the program in it (Python >= 3.11
 .PHONY: run
 run: $(VENV)/.installed ## Run the main job on its embedded defaults: 40 messages, written in batches; no server.
 	@$(PY) -m producers.tasks --count 40
-	@$(PY) -m aggregator.consume --until-empty
+	@$(PY) -m aggregator.consume --until-empty --size 20 --log-format console
 
 .PHONY: test
 test: $(VENV)/.tested ## Run all tests, with real servers; on Debian as root these are installed first (NO_INSTALL=1: not).
