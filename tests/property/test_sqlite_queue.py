@@ -134,7 +134,9 @@ class QueueFile(RuleBasedStateMachine):
             consumer.held[each.id] = message
 
     def _some(self, data, consumer):
-        return data.draw(st.lists(st.sampled_from(sorted(consumer.held)), unique=True), label="ids")
+        return data.draw(
+            st.lists(st.sampled_from(sorted(consumer.held)), unique=True, min_size=1), label="ids"
+        )
 
     @precondition(lambda self: any(consumer.held for consumer in self.consumers))
     @rule(data=st.data(), how=st.sampled_from(["ack", "reject", "give back", "unseen"]))
@@ -217,14 +219,23 @@ class QueueFile(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost(self):
-        held = {number: each for consumer in self.consumers for number, each in consumer.held.items()}
+        """Each row is as the model has it: whose it is, how often it was delivered, what it holds."""
+        model = {number: (None, each.deliveries, each.body) for number, each in self.ready.items()}
+        for consumer in self.consumers:
+            owner = consumer.owner.number
+            model |= {number: (owner, each.deliveries, each.body) for number, each in consumer.held.items()}
+        query = "SELECT id, owner, deliveries, body FROM messages JOIN contents USING (id)"
+        assert {number: tuple(row) for number, *row in self.admin.file.rows(query)} == model
+        assert self.admin.file.rows("SELECT count(*) FROM contents") == [(len(model),)]
+        assert len(model) + len(self.settled) == self.published
+
+    @invariant()
+    def counts_agree(self):
         for queue in QUEUES:
             ready = sum(each.queue == queue for each in self.ready.values())
-            unacked = sum(each.queue == queue for each in held.values())
+            held = [each for consumer in self.consumers for each in consumer.held.values()]
+            unacked = sum(each.queue == queue for each in held)
             assert self.admin.topology.counts(queue)[:2] == (ready, unacked)
-        stored = dict(self.admin.file.rows("SELECT id, body FROM contents"))
-        assert stored == {number: each.body for number, each in (self.ready | held).items()}
-        assert len(stored) + len(self.settled) == self.published
 
 
 QueueFile.TestCase.settings = settings(
