@@ -160,6 +160,11 @@ class Pipeline:
         return self._buffer.bytes + self._outbox.bytes < self._limits.held_bytes
 
     @property
+    def refusing(self) -> bool:
+        """Whether refused messages are on their way to the dead-letter queue."""
+        return bool(self._dead_letters.pending)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is held, under way, or waiting for the dead-letter queue."""
         with self._changed:

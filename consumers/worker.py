@@ -37,6 +37,8 @@ IO_SECONDS = 5.0
 TICK_SECONDS = 1.0
 #: The wait on transports that poll; bounds the lag of an ack there.
 POLL_SECONDS = 0.05
+#: How long a route that stops consuming waits for refused messages to be safe.
+PARTING_SECONDS = 2.0
 #: Frames of one read at most, so that acks and heartbeats have their turn.
 FRAMES_AT_ONCE = 3_000
 MESSAGES_AT_ONCE = 1_000
@@ -210,7 +212,8 @@ class Worker(ConsumerMixin):
 
     def _iterate(self, consumers: list[Any]) -> bool:
         released = self.released.is_set()
-        if not self._pipeline.consuming and not self.should_stop:
+        if not self._pipeline.consuming:
+            self._part(consumers)
             return False  # closing the channel gives everything back, once
         if self.should_stop and not self.cancelled.is_set():
             self.state = "stopping"
@@ -221,9 +224,23 @@ class Worker(ConsumerMixin):
         if self._wait():
             self._read()
         self._hand_over()
+        self._settle()
+        return not released
+
+    def _settle(self) -> None:
         self._link.perform(self._metrics.ack_lag_seconds.observe)
         self._tick()
-        return not released
+
+    def _part(self, consumers: list[Any]) -> None:
+        """Take no more, and ack what is being dead-lettered: given back, it would be so twice."""
+        for consumer in consumers:
+            consumer.cancel()
+        until = self._clock.monotonic() + PARTING_SECONDS
+        while self._pipeline.refusing and self._clock.monotonic() < until:
+            self._wakes.poll(POLL_SECONDS * 1000)
+            self._drain_wakes()
+            self._settle()
+        self._settle()
 
     def _prepare_wait(self) -> None:
         if self._socket is not None:
