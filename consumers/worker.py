@@ -221,7 +221,7 @@ class Worker(ConsumerMixin):
                 consumer.cancel()
             self._hand_over()
             self.cancelled.set()
-        if self._wait():
+        if not released and self._wait():
             self._read()
         self._hand_over()
         self._settle()
