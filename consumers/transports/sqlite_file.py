@@ -41,7 +41,10 @@ class QueueFile:
 
     def _prepare(self) -> None:
         with mapped(self.path):
+            # one transaction: what it reads must be of one moment, for others may just be making it
+            self._database.execute("BEGIN")
             found = version(self._database, self.path)
+            self._database.execute("COMMIT")
             if self._database.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
                 self._database.execute("PRAGMA journal_mode = WAL")
             # after a burst the log shrinks again

@@ -394,7 +394,8 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         connection.connect()
 
 
-def test_many_open_a_new_file_at_once(path):
+@pytest.mark.parametrize("attempt", range(5))
+def test_many_open_a_new_file_at_once(path, attempt):
     register()
     start = threading.Barrier(6)
     errors = []
