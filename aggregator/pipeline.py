@@ -46,6 +46,9 @@ log = structlog.get_logger()
 #: What pressure frees at once, as a share of all that may be held: one message at a time would
 #: make every request a request of one.
 RELIEF = 8
+#: So long after a link has come or gone, the others may still be on their way: what the broker sends
+#: over the first is not yet all that it will send.
+CONNECTING_SECONDS = 2.0
 
 
 class RouteState(Enum):
@@ -118,6 +121,8 @@ class Pipeline:
         self._changed = Condition()
         self._alarm = inf
         self._links: dict[Link, int] = {}
+        self._capacity = 0
+        self._linked = -inf
         self._lost = 0
         self._hands = 0
         self._breaker = Breaker(limits.breaker_share, limits.breaker_window)
@@ -193,15 +198,20 @@ class Pipeline:
             again, refused = self._enter(result, now)
             self._relieve(now)
             self._dispatch(now)
-            if min(self._outbox.wake_at(), self._buffer.next_deadline) < self._alarm:
+            if self._wake_at() < self._alarm:
                 self._changed.notify()
         self._acknowledge(again, "duplicate")
         self._refuse(refused)
+
+    def expect(self, capacity: int) -> None:
+        """Say how many messages the broker will send over all links, once they are open."""
+        self._capacity = capacity
 
     def link_opened(self, link: Link, prefetch: int) -> None:
         """Count on a link: the broker sends ``prefetch`` messages before one is settled."""
         with self._changed:
             self._links[link] = prefetch
+            self._linked = self._clock.monotonic()
             # at most a prefetch of settled messages can come again over each link
             self._ledger.remember = max(self._ledger.remember, 2 * sum(self._links.values()))
 
@@ -214,6 +224,7 @@ class Pipeline:
             if self._links.pop(link, None) is None:
                 return
             self._lost += 1
+            self._linked = self._clock.monotonic()
             dropped = self._buffer.drop(link)
             self._ledger.forget(dropped)
             self._ledger.forget(entry.delivery for entry in self._dead_letters.drop(_all_dead))
@@ -285,14 +296,19 @@ class Pipeline:
 
     def _relieve(self, now: float) -> None:
         """Complete the oldest groups where waiting longer would be waiting for ever."""
-        held = self._buffer.held
-        capacity = sum(self._links.values())
-        if held and not self._outbox.pending and held + self._dead_letters.pending >= capacity > 0:
-            self._buffer.relieve(max(1, capacity // RELIEF), 0, now)
+        if self._relief_at() <= now:
+            self._buffer.relieve(max(1, sum(self._links.values()) // RELIEF), 0, now)
         if self._buffer.bytes and not self.has_room:
             enough = max(1, self._limits.held_bytes // RELIEF)
             if self._outbox.bytes < enough:
                 self._buffer.relieve(0, min(enough, self._buffer.bytes), now)
+
+    def _relief_at(self) -> float:
+        """Return since when all that the broker will send is held, and nothing is under way; ``inf`` else."""
+        held, capacity = self._buffer.held, sum(self._links.values())
+        if not held or self._outbox.pending or not held + self._dead_letters.pending >= capacity > 0:
+            return inf
+        return -inf if capacity >= self._capacity else self._linked + CONNECTING_SECONDS
 
     def _dispatch(self, now: float) -> None:
         """Make items of the batches that are complete and hand them to the outbox."""
@@ -319,9 +335,15 @@ class Pipeline:
                     if self._outbox.wake_at() <= now:
                         self._changed.notify()  # there is more: another thread may take it
                     return job
-                self._alarm = min(self._outbox.wake_at(), self._buffer.next_deadline, self._probe_due())
+                self._alarm = self._wake_at()
                 self._changed.wait(None if self._alarm == inf else max(0.0, self._alarm - now))
         return None
+
+    def _wake_at(self) -> float:
+        """Return when there is something to do though nothing else happens; ``inf`` for never."""
+        if not self.consuming:
+            return self._probe_due()
+        return min(self._outbox.wake_at(), self._buffer.next_deadline, self._relief_at())
 
     def _pick(self, now: float) -> Job | None:
         job: Job | None = None

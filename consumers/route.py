@@ -31,6 +31,8 @@ _EPOCHS = count(1)
 #: Beyond this many heartbeats without a sign of life a worker's connection is broken from outside.
 LIFELESS_BEATS = 3
 LIFELESS_LEAST = 30.0
+#: How long requests that outlasted the grace are waited for, once all links are closed.
+ABANDON_SECONDS = 0.5
 #: Seconds between two looks at the queue's number of consumers.
 CONSUMERS_EVERY = 10.0
 
@@ -78,6 +80,7 @@ class RunningRoute:
             Thread(target=pipeline.run, name=f"{pipeline.name}-flush-{number}", daemon=True)
             for number in range(1, flushers + 1)
         ]
+        pipeline.expect(workers * prefetch)
         self.inspector = Inspector(broker, queue)
         self._backoff = Backoff(0.2, 10.0)
         self._failures = 0
@@ -201,7 +204,12 @@ class RunningRoute:
         """Wait for all threads until then; return whether all have ended."""
         self.pipeline.close()
         started = [thread for thread in self._flushers if thread.ident is not None]
-        for thread in (*self._threads.values(), *started):
+        for thread in self._threads.values():
+            thread.join(max(0.1, until - self._clock.monotonic()))
+        if not self.pipeline.idle:
+            # a request that has outlasted the grace: nobody is left to ack what it writes
+            until = min(until, self._clock.monotonic() + ABANDON_SECONDS)
+        for thread in started:
             thread.join(max(0.1, until - self._clock.monotonic()))
         ended = not any(thread.is_alive() for thread in (*self._threads.values(), *started))
         self._dead_letters.stop(max(0.1, until - self._clock.monotonic()))
