@@ -39,6 +39,7 @@ class Supervisor:
         self._until_empty = until_empty
         self._clock = clock
         self._stop = Event()
+        self._signal = 0
         self._empty_since: float | None = None
         self._started = clock.monotonic()
 
@@ -50,7 +51,7 @@ class Supervisor:
         """Run to the end; return the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        while not self._stop.is_set():
+        while not (self._stop.is_set() or self._signal):
             for route in self._routes:
                 route.tend()
             if all(route.dead for route in self._routes):
@@ -59,6 +60,8 @@ class Supervisor:
             if self._until_empty and self._is_empty():
                 break
             self._stop.wait(TICK_SECONDS)
+        if self._signal:
+            log.info("stopping", signal=signal.Signals(self._signal).name)
         settled = self._shut_down()
         dead = any(route.dead for route in self._routes)
         return FAILED if dead or (self._until_empty and not settled) else CLEAN
@@ -72,12 +75,12 @@ class Supervisor:
         return [fault for route in self._routes for fault in route.faults()]
 
     def _on_signal(self, number: int, _frame: Any) -> None:
-        if self._stop.is_set():
+        # nothing here takes a lock: the thread that is interrupted may hold it
+        if self._signal:
             # the second one: what is not acked goes back to the broker by itself
             os.write(2, b"stopped at once; unacked messages go back to the broker\n")
             os._exit(FAILED)
-        log.info("stopping", signal=signal.Signals(number).name)
-        self._stop.set()
+        self._signal = number
 
     # ── until empty ──
 
