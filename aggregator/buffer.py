@@ -9,23 +9,30 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from itertools import count
+from itertools import count, pairwise
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aggregator.completion import AnyOf, Trigger
+from aggregator.ledger import with_followers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from aggregator.delivery import Delivery, Link
 
 #: How many keys are remembered for the numbering of their parts.
 PARTS_REMEMBERED = 100_000
+#: From this many timers on it is worth a look how many of them are of groups that are gone.
+TIMERS_LEAST = 1_000
 
 
 class Group:
     """The open group of one key. ``opened`` and ``last``: when its first and last delivery came."""
 
-    __slots__ = ("bytes", "controls", "deliveries", "due", "expected", "key", "last", "open", "opened")
+    __slots__ = (
+        "bytes", "controls", "deliveries", "due", "expected", "key", "last", "open", "opened", "timer",
+    )  # fmt: skip
 
     def __init__(self, key: str | None, now: float) -> None:
         self.key = key
@@ -35,6 +42,7 @@ class Group:
         self.opened = self.last = now
         self.expected: int | None = None
         self.due = inf
+        self.timer = inf
         self.open = True
 
 
@@ -60,10 +68,18 @@ class Batch:
     fates: Counter[str] = field(default_factory=Counter)
 
 
+class Dropped(NamedTuple):
+    """What a lost link takes away: its deliveries, and ``(old, heir)`` where another copy goes on."""
+
+    deliveries: list[Delivery]
+    heirs: list[tuple[Delivery, Delivery]]
+
+
 class Buffer:
     """Groups deliveries by key until they are complete.
 
-    ``held`` and ``bytes`` count the deliveries in open groups, sentinels included.
+    ``held`` counts the deliveries in open groups, sentinels and second copies included; ``bytes``
+    their bodies, that of a second copy once.
     """
 
     def __init__(self, completion: AnyOf, *, grace: float = 0.0) -> None:
@@ -72,7 +88,7 @@ class Buffer:
         self._groups: dict[str | None, Group] = {}  # in order of their opening
         self._timers: list[tuple[float, int, Group]] = []
         self._ticket = count()
-        self._stale = 0
+        self._copies = 0
         self._parts: dict[str | None, int] = {}
         self._done: list[Batch] = []
         self.held = 0
@@ -131,15 +147,14 @@ class Buffer:
         """Complete every group whose time has come."""
         timers = self._timers
         while timers and timers[0][0] <= now:
-            _, _, group = heappop(timers)
-            if not group.open:
-                self._stale -= 1
-                continue
+            at, _, group = heappop(timers)
+            if not group.open or at != group.timer:
+                continue  # completed by something else, or there is an earlier one
+            group.timer = inf
             when, trigger = self._due(group)
             if when <= now:
-                self._stale -= 1  # it has just left the timers
                 self._complete(group, trigger, now)
-            elif when < inf:
+            else:
                 self._schedule(group, when)
 
     def relieve(self, deliveries: int, size: int, now: float) -> None:
@@ -155,29 +170,30 @@ class Buffer:
         returned: list[Delivery] = []
         for group in list(self._groups.values()):
             if give_back_keyed and group.key is not None:
-                returned += group.deliveries
-                returned += group.controls
+                returned += with_followers(group.deliveries)
+                returned += with_followers(group.controls)
                 self._remove(group)
             else:
                 self._complete(group, Trigger.SHUTDOWN, now)
         return returned
 
-    def drop(self, link: Link) -> list[Delivery]:
+    def drop(self, link: Link) -> Dropped:
         """Forget what came over a lost link, and return it: the broker hands it out again."""
-        dropped: list[Delivery] = []
+        dropped = Dropped([], [])
         for group in list(self._groups.values()):
-            members = [d for d in group.deliveries if d.link is link]
-            controls = [d for d in group.controls if d.link is link]
-            if not members and not controls:
+            gone = len(dropped.deliveries)
+            members = _without(link, group.deliveries, dropped)
+            controls = _without(link, group.controls, dropped)
+            gone = len(dropped.deliveries) - gone
+            if not gone:
                 continue
-            dropped += members
-            dropped += controls
-            size = sum(len(d.body) for d in members)
-            group.bytes -= size
-            self.bytes -= size + sum(len(d.body) for d in controls)
-            self.held -= len(members) + len(controls)
-            group.deliveries = [d for d in group.deliveries if d.link is not link]
-            group.controls = [d for d in group.controls if d.link is not link]
+            lost = len(group.deliveries) - len(members) + len(group.controls) - len(controls)
+            size = _size(members)
+            self.bytes -= group.bytes - size + _size(group.controls) - _size(controls)
+            self.held -= gone
+            self._copies -= gone - lost
+            group.bytes = size
+            group.deliveries, group.controls = members, controls
             if not group.controls:
                 group.expected, group.due = None, inf  # the sentinel will come again
             if not group.deliveries and not group.controls:
@@ -185,7 +201,11 @@ class Buffer:
         return dropped
 
     def replace(self, old: Delivery, new: Delivery, key: str | None) -> bool:
-        """Put a redelivered message in the place of its old copy; False where that is not held."""
+        """Put a redelivered message in the place of its old copy; False where that is not held.
+
+        If the link of the old copy seems to be alive, that one follows the new: the loss is not
+        noticed yet, or it is another message that says the same. Then both have to be settled.
+        """
         group = self._groups.get(key)
         if group is None:
             return False
@@ -193,6 +213,10 @@ class Buffer:
             for position, member in enumerate(members):
                 if member is old:
                     members[position] = new
+                    new.follower = old if old.link.alive else old.follower
+                    if new.follower is old:
+                        self.held += 1
+                        self._copies += 1
                     return True
         return False
 
@@ -208,7 +232,8 @@ class Buffer:
         return group
 
     def _schedule(self, group: Group, when: float) -> None:
-        if when < inf:
+        if when < group.timer:  # a later one follows from it
+            group.timer = when
             heappush(self._timers, (when, next(self._ticket), group))
 
     def _due(self, group: Group) -> tuple[float, Trigger]:
@@ -224,7 +249,6 @@ class Buffer:
         return len({member.id or id(member) for member in group.deliveries}) >= expected
 
     def _complete(self, group: Group, trigger: Trigger, now: float) -> None:
-        self._remove(group)
         part = self._parts.pop(group.key, 0) + 1 if group.key is not None else 1
         if not trigger.closes and group.key is not None:
             if len(self._parts) >= PARTS_REMEMBERED:
@@ -242,16 +266,45 @@ class Buffer:
             now,
         )
         self._done.append(batch)
+        self._remove(group)
 
     def _remove(self, group: Group) -> None:
         del self._groups[group.key]
-        group.open = False
         self.held -= len(group.deliveries) + len(group.controls)
-        self.bytes -= group.bytes + sum(len(control.body) for control in group.controls)
-        self._stale += 1
-        if self._stale > 1000 and self._stale * 2 > len(self._timers):  # noqa: PLR2004
-            # groups completed by size leave their timers behind: without this, an age of an hour
-            # would keep every group of that hour
-            self._timers[:] = [timer for timer in self._timers if timer[2].open]
+        self.bytes -= group.bytes + _size(group.controls)
+        if self._copies:
+            copies = sum(d.follower is not None for d in _all(group))
+            self.held -= copies
+            self._copies -= copies
+        # its timer stays for a while, and must not keep the messages
+        group.open, group.deliveries, group.controls = False, [], []
+        if len(self._timers) > max(TIMERS_LEAST, 4 * len(self._groups)):
+            # an age of an hour would keep the timer of every group of that hour
+            self._timers[:] = [(at, n, g) for at, n, g in self._timers if g.open and at == g.timer]
             heapify(self._timers)
-            self._stale = 0
+
+
+def _size(deliveries: Iterable[Delivery]) -> int:
+    return sum(len(delivery.body) for delivery in deliveries)
+
+
+def _all(group: Group) -> Iterator[Delivery]:
+    """Yield each delivery of a group, second copies included."""
+    yield from with_followers(group.deliveries)
+    yield from with_followers(group.controls)
+
+
+def _without(link: Link, members: list[Delivery], dropped: Dropped) -> list[Delivery]:
+    """Return the members that did not come over ``link``; the next copy takes the place of one that did."""
+    kept: list[Delivery] = []
+    for member in members:
+        copies = tuple(with_followers((member,)))
+        staying = [copy for copy in copies if copy.link is not link]
+        dropped.deliveries.extend(copy for copy in copies if copy.link is link)
+        for copy, following in pairwise((*staying, None)):
+            copy.follower = following  # type: ignore[union-attr]  # None is only ever the last
+        if staying:
+            kept.append(staying[0])
+            if staying[0] is not member:
+                dropped.heirs.append((member, staying[0]))
+    return kept

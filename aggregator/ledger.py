@@ -6,7 +6,6 @@ the ledger's owner holds a lock around every call, a window belongs to its link'
 
 from __future__ import annotations
 
-from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +24,7 @@ class Recall(Enum):
 
     NEW = "new"
     HELD = "held"
-    """An older copy is in an open group: it has lost its link, and this one takes its place."""
+    """An older copy is in an open group: this one takes its place, for its link is lost or will be."""
     ATTACHED = "attached"
     """An older copy is on its way to the sink: this one settles by that verdict."""
     SETTLED = "settled"
@@ -37,17 +36,23 @@ class Ledger:
 
     A delivery counts as one seen before only if the broker marks it as redelivered and its
     fingerprint is the same; a publisher that sends the same thing twice has sent two messages.
-    ``remember`` bounds the settled ones that are kept; it has to exceed what the broker may have
-    sent and not seen acked, that is the sum of all prefetches.
+    At least the latest ``remember`` settled ones are kept, and at most twice as many; that has to
+    exceed what the broker may have sent and not seen acked, that is the sum of all prefetches.
     """
 
     def __init__(self, remember: int = 10_000) -> None:
-        self._known: dict[int, Delivery | None] = {}  # None: settled
-        self._settled: deque[int] = deque()
+        self._known: dict[int, Delivery] = {}
+        self._settled: set[int] = set()
+        self._settled_before: set[int] = set()
         self.remember = remember
 
     def __len__(self) -> int:
         """Messages known, settled ones included."""
+        return len(self._known) + len(self._settled | self._settled_before)
+
+    @property
+    def unsettled(self) -> int:
+        """Messages known that are not settled."""
         return len(self._known)
 
     def receive(self, delivery: Delivery) -> tuple[Recall, Delivery | None]:
@@ -55,12 +60,12 @@ class Ledger:
         fingerprint = delivery.fingerprint
         if not fingerprint:
             return Recall.NEW, None
-        known = self._known.get(fingerprint, _UNKNOWN) if delivery.redelivered else _UNKNOWN
-        if known is _UNKNOWN:
+        known = self._known.get(fingerprint) if delivery.redelivered else None
+        if known is None:
+            if delivery.redelivered and (fingerprint in self._settled or fingerprint in self._settled_before):
+                return Recall.SETTLED, None
             self._known[fingerprint] = delivery
             return Recall.NEW, None
-        if known is None:
-            return Recall.SETTLED, None
         if known.state == HELD:
             self._known[fingerprint] = delivery
             return Recall.HELD, known
@@ -76,23 +81,27 @@ class Ledger:
 
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         """Remember as settled: a redelivery is acked and not written again."""
-        known, order = self._known, self._settled
+        known, settled = self._known, self._settled
         for delivery in deliveries:
             delivery.state = SETTLED
             fingerprint = delivery.fingerprint
             if fingerprint and known.get(fingerprint) is delivery:
-                known[fingerprint] = None
-                order.append(fingerprint)
-        while len(order) > self.remember:
-            fingerprint = order.popleft()
-            if known.get(fingerprint, _UNKNOWN) is None:
                 del known[fingerprint]
+                settled.add(fingerprint)
+        if len(settled) >= self.remember:
+            # forgotten a generation at a time: an order of all would cost each message its entry
+            self._settled_before, self._settled = settled, set()
 
     def forget(self, deliveries: Iterable[Delivery]) -> None:
         """They go back to the broker unsettled: what comes again is new."""
         for delivery in deliveries:
             if delivery.fingerprint and self._known.get(delivery.fingerprint) is delivery:
                 del self._known[delivery.fingerprint]
+
+    def pass_on(self, old: Delivery, heir: Delivery) -> None:
+        """Know a message by another copy of it: the one that was known is gone."""
+        if self._known.get(old.fingerprint) is old:
+            self._known[old.fingerprint] = heir
 
 
 def with_followers(deliveries: Iterable[Delivery]) -> Iterator[Delivery]:

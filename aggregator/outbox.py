@@ -96,6 +96,10 @@ class Gate:
         self._failures = 0
         self._trial = False
 
+    def withdrawn(self) -> None:
+        """Note that a request never reached the sink: if it was the trial, another may go."""
+        self._trial = False
+
 
 class Outbox:
     """Packs items into requests of at most ``max_items`` and ``max_bytes``; keeps what is not final.
@@ -209,6 +213,8 @@ class Outbox:
         size = sum(item.size for item in leaving)
         request.items = [item for item in request.items if id(item) not in gone]
         request.size -= size
+        if not request.items:
+            self.gate.withdrawn()
         self._finish(leaving, size, now)
         return Outcome([], refused)
 

@@ -46,6 +46,8 @@ log = structlog.get_logger()
 #: What pressure frees at once, as a share of all that may be held: one message at a time would
 #: make every request a request of one.
 RELIEF = 8
+#: The share of the ack deadline for which a server may be away before everything is given back.
+PATIENCE = 0.25
 #: So long after a link has come or gone, the others may still be on their way: what the broker sends
 #: over the first is not yet all that it will send.
 CONNECTING_SECONDS = 2.0
@@ -119,7 +121,8 @@ class Pipeline:
             backoff=limits.backoff,
         )
         self._changed = Condition()
-        self._alarm = inf
+        self._alarms: list[float] = []
+        self._patience = limits.ack_deadline * PATIENCE
         self._links: dict[Link, int] = {}
         self._capacity = 0
         self._linked = -inf
@@ -128,7 +131,6 @@ class Pipeline:
         self._breaker = Breaker(limits.breaker_share, limits.breaker_window)
         self._probe_at = -inf
         self._probes = 0
-        self._probing = False
         self._resumed_at = -inf
         self._outages = 0
         self._retries = 0
@@ -186,7 +188,7 @@ class Pipeline:
         with self._changed:
             under_way = self._outbox.pending or self._dead_letters.pending or self._hands
             timed = self._intake.key is not None and self._buffer.next_deadline < inf
-            return bool(under_way or timed)
+            return bool(under_way or (timed and self._buffer.held))
 
     def accept(self, deliveries: Sequence[Delivery]) -> None:
         """Take all that one read of a socket brought. Called by the worker that owns their link."""
@@ -198,8 +200,7 @@ class Pipeline:
             again, refused = self._enter(result, now)
             self._relieve(now)
             self._dispatch(now)
-            if self._wake_at() < self._alarm:
-                self._changed.notify()
+            self._nudge(now)
         self._acknowledge(again, "duplicate")
         self._refuse(refused)
 
@@ -225,11 +226,13 @@ class Pipeline:
                 return
             self._lost += 1
             self._linked = self._clock.monotonic()
-            dropped = self._buffer.drop(link)
-            self._ledger.forget(dropped)
-            self._ledger.forget(entry.delivery for entry in self._dead_letters.drop(_all_dead))
-            self._metrics.settled("given_back", len(dropped))
+            dropped, heirs = self._buffer.drop(link)
+            for old, heir in heirs:
+                self._ledger.pass_on(old, heir)
+            self._give_up(dropped)
+            self._give_up(with_followers(entry.delivery for entry in self._dead_letters.drop(_all_dead)))
             self._drop_dead()
+            self._changed.notify()  # there is less to come, and an id may be free
 
     # ── what flush threads do ──
 
@@ -251,15 +254,14 @@ class Pipeline:
     def drain(self) -> None:
         """Complete what is held: groups without a key are flushed, keyed ones given back."""
         with self._changed:
-            if self.state is RouteState.RUNNING:
+            if self.state is RouteState.RUNNING or (self.state is RouteState.WAITING and self._links):
                 self._set_state(RouteState.DRAINING, "stopping")
             now = self._clock.monotonic()
             returned = self._buffer.shut(now, give_back_keyed=self._limits.give_back_keyed)
-            self._ledger.forget(returned)
+            self._give_up(returned)
             self._dispatch(now)
             self._changed.notify_all()
         self._settle(returned, Settlement.GIVE_BACK)
-        self._metrics.settled("given_back", len(returned))
 
     def close(self) -> None:
         """Let the flush threads end after what they have in hand."""
@@ -288,8 +290,11 @@ class Pipeline:
         if recall is Recall.NEW:
             return True
         if recall is Recall.HELD and old is not None:
-            self._metrics.settled("given_back", 1)  # the old copy: its link is lost
-            return not self._buffer.replace(old, delivery, key)
+            if not self._buffer.replace(old, delivery, key):
+                return True
+            if delivery.follower is not old:
+                self._metrics.settled("given_back", 1)  # the old copy: its link is lost
+            return False
         if recall is Recall.SETTLED:
             again.append(delivery)
         return False
@@ -332,26 +337,37 @@ class Pipeline:
             while not self._closed:
                 now = self._clock.monotonic()
                 if (job := self._pick(now)) is not None:
-                    if self._outbox.wake_at() <= now:
-                        self._changed.notify()  # there is more: another thread may take it
+                    self._nudge(now)  # what comes next is for another thread
                     return job
-                self._alarm = self._wake_at()
-                self._changed.wait(None if self._alarm == inf else max(0.0, self._alarm - now))
+                alarm = self._wake_at(now)
+                self._alarms.append(alarm)
+                try:
+                    self._changed.wait(None if alarm == inf else max(0.0, alarm - now))
+                finally:
+                    self._alarms.remove(alarm)
         return None
 
-    def _wake_at(self) -> float:
+    def _wake_at(self, now: float) -> float:
         """Return when there is something to do though nothing else happens; ``inf`` for never."""
         if not self.consuming:
             return self._probe_due()
-        return min(self._outbox.wake_at(), self._buffer.next_deadline, self._relief_at())
+        due = min(self._outbox.wake_at(), self._buffer.next_deadline, self._relief_at())
+        if self._dead_letters.pending:
+            due = min(due, now + self._patience)  # to see whether they get through
+        return due
+
+    def _nudge(self, now: float) -> None:
+        """Wake a flush thread, unless one of those that sleep wakes in time by itself."""
+        if self._alarms and self._wake_at(now) < min(self._alarms):
+            self._changed.notify()
 
     def _pick(self, now: float) -> Job | None:
         job: Job | None = None
         if self.state is RouteState.WAITING:
             if now >= self._probe_due():
-                self._probing = True
                 job = self._probe
         elif self.state is not RouteState.STOPPED:
+            self._look_at_dead_letters(now)
             self._buffer.advance(now)
             self._relieve(now)
             self._dispatch(now)
@@ -419,7 +435,7 @@ class Pipeline:
                 outcome = self._outbox.fail(request, error, now)
             shut = self._outbox.gate.shut
             retried, self._retries = self._outbox.retries - self._retries, self._outbox.retries
-            self._changed.notify()
+            self._nudge(now)
         if retried:
             self._metrics.retries.inc(retried)
         self._conclude(outcome, request, "sink")
@@ -440,8 +456,9 @@ class Pipeline:
                 self._metrics.divert(word.reason)
         for items, verdict in ((outcome.written, "written"), (duplicates, "duplicate")):
             if items:
-                deliveries = [d for item in items for d in with_followers(item.deliveries)]
                 with self._changed:
+                    # under the lock: a copy that comes now is either among them, or is told they are settled
+                    deliveries = [d for item in items for d in with_followers(item.deliveries)]
                     self._ledger.settle(deliveries)
                     self._breaker.pass_(len(items))
                 self._acknowledge(deliveries, verdict)
@@ -462,8 +479,8 @@ class Pipeline:
 
     def dead_lettered(self, refused: Sequence[Refused]) -> None:
         """Settle deliveries that are safe in the dead-letter queue. Called by its thread."""
-        deliveries = list(with_followers(entry.delivery for entry in refused))
         with self._changed:
+            deliveries = list(with_followers(entry.delivery for entry in refused))
             self._ledger.settle(deliveries)
             self._changed.notify()
         for reason, number in Counter(entry.reason for entry in refused).items():
@@ -476,11 +493,12 @@ class Pipeline:
         with self._changed:
             tripped = self._breaker.trips(len(refused))
             self._ledger.depart(entry.delivery for entry in refused)
+            if tripped:
+                self._give_up(with_followers(entry.delivery for entry in refused))
         if tripped:
             # the fault is in the configuration, not in the messages: they stay where they are
             reasons = Counter(entry.reason for entry in refused).most_common(3)
             self.stop(f"most messages are refused: {', '.join(f'{word} ({n})' for word, n in reasons)}")
-            self._metrics.settled("given_back", len(refused))
         else:
             self._dead_letters.submit(refused)
 
@@ -523,10 +541,7 @@ class Pipeline:
         now = self._clock.monotonic()
         for batch in batches:
             if batch.controls:
-                controls = list(with_followers(batch.controls))
-                with self._changed:
-                    self._ledger.settle(controls)
-                self._acknowledge(controls, "control")
+                self._conclude_controls(batch)
             self._log.info(
                 "batch",
                 key=batch.key,
@@ -543,15 +558,36 @@ class Pipeline:
     def _drop_dead(self) -> None:
         """Take items out that nobody can ack any more; the broker hands them out again."""
         dead = [item for item in self._outbox.waiting() if not _alive(item.deliveries)]
-        self._outbox.drop(dead)
-        self._ledger.forget(d for item in dead for d in item.deliveries)
-        self._metrics.settled("given_back", sum(len(item.deliveries) for item in dead))
-        self._count(dead, "given_back")
+        if dead:
+            self._outbox.drop(dead)
+            self._give_up(d for item in dead for d in with_followers(item.deliveries))
+            self._count(dead, "given_back")
+
+    def _conclude_controls(self, batch: Batch) -> None:
+        """Ack the sentinels of a batch; where all of its members go back to the broker, they do too."""
+        returned = 0 < len(batch.deliveries) == batch.fates["given_back"]
+        with self._changed:
+            controls = list(with_followers(batch.controls))
+            if returned:
+                self._give_up(controls)
+            else:
+                self._ledger.settle(controls)
+        if returned:
+            self._settle(controls, Settlement.GIVE_BACK)
+        else:
+            self._acknowledge(controls, "control")
+
+    def _give_up(self, deliveries: Iterable[Delivery]) -> None:
+        """Note that deliveries go back to the broker: what comes again is new."""
+        deliveries = list(deliveries)
+        self._ledger.forget(deliveries)
+        self._metrics.settled("given_back", len(deliveries))
 
     # ── the state of the route ──
 
     def _probe_due(self) -> float:
-        waits = self.state is RouteState.WAITING and not self._probing
+        # no write may be under way meanwhile; the thread that ends the last one looks again
+        waits = self.state is RouteState.WAITING and not self._hands
         return self._probe_at if waits else inf
 
     def _probe(self) -> None:
@@ -565,7 +601,6 @@ class Pipeline:
         if not problem and self._dead_letters.failing_since is not None:
             problem = "the dead-letter queue takes nothing"
         with self._changed:
-            self._probing = False
             if self.state is not RouteState.WAITING:
                 return
             if problem:
@@ -583,21 +618,25 @@ class Pipeline:
 
     def _lose_patience(self, seconds: float, problem: str) -> None:
         """Give everything back once, and wait: held for longer, the broker would take it back."""
-        patience = self._limits.ack_deadline / 4
-        if seconds < patience:
+        if seconds < self._patience:
             return
         with self._changed:
             if self.state is not RouteState.RUNNING:
                 return
             now = self._clock.monotonic()
             # a route that loses patience again and again must not eat up the delivery limit
-            self._outages = self._outages + 1 if now - self._resumed_at < 2 * patience else 1
+            self._outages = self._outages + 1 if now - self._resumed_at < 2 * self._patience else 1
             longest = self._limits.backoff.longest
             pause = longest * 2.0 ** min(self._outages - 2, 6) if self._outages > 1 else 0.0
             self._probes = 0
             self._probe_at = now + max(self._limits.backoff.pause(1), min(pause, self._limits.ack_deadline))
             self._set_state(RouteState.WAITING, problem)
         self._log.error("route_waits", problem=problem, after=round(seconds, 1))
+
+    def _look_at_dead_letters(self, now: float) -> None:
+        since = self._dead_letters.failing_since
+        if since is not None and self.state is RouteState.RUNNING:
+            self._lose_patience(now - since, "the dead-letter queue takes nothing")
 
     def stop(self, reason: str) -> None:
         """Consume nothing more until the process starts again: the fault needs a person."""
