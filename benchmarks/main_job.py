@@ -108,14 +108,17 @@ def consume(rabbit, queue: str, sink: str, folder: str, args: argparse.Namespace
     with log.open("ab") as lines:
         while True:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=lines)
-            if kills < args.kills:
-                time.sleep(rng.uniform(1.0, 4.0))
-                process.kill()
-                kills += 1
-            _, status, usage = os.wait4(process.pid, 0)
+            until = time.monotonic() + rng.uniform(1.0, 4.0) if kills < args.kills else float("inf")
+            while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+                memory = max(memory, peak_kb(process.pid))
+                if time.monotonic() >= until:
+                    process.kill()
+                    kills += 1
+                    until = float("inf")
+                time.sleep(0.1)
+            _, status, usage = ended
             process.returncode = os.waitstatus_to_exitcode(status)
             cpu += usage.ru_utime + usage.ru_stime
-            memory = max(memory, usage.ru_maxrss)
             if process.returncode >= 0:
                 break
     seconds = time.monotonic() - started
@@ -140,6 +143,15 @@ def consume(rabbit, queue: str, sink: str, folder: str, args: argparse.Namespace
         "triggers": dict(Counter(batch["trigger"] for batch in batches)),
         "duplicate_verdicts": sum(batch.get("duplicate", 0) for batch in batches),
     }
+
+
+def peak_kb(pid: int) -> int:
+    """Return the most memory that a process had at once; ru_maxrss would count its parent's too."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
 
 
 def documents(url: str, index: str) -> tuple[set[str], int]:
