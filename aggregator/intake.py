@@ -25,19 +25,24 @@ DELIVERY_COUNT = "x-delivery-count"
 
 
 class Sentinel(NamedTuple):
-    """A control message, its key, and how many members its group has (None: it does not say)."""
+    """What a control message says: how many members its group has, None where it does not say."""
+
+    expected: int | None
+
+
+class Entry(NamedTuple):
+    """A delivery for the buffer and its key; ``sentinel`` is None for a member of the group."""
 
     delivery: Delivery
     key: str | None
-    expected: int | None
+    sentinel: Sentinel | None
 
 
 @dataclass(slots=True)
 class Sorted:
-    """What one hand-over holds."""
+    """What one hand-over holds; entries in the order of their arrival."""
 
-    members: list[tuple[Delivery, str | None]] = field(default_factory=list)
-    sentinels: list[Sentinel] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
 
 
@@ -114,14 +119,14 @@ class Intake:
             if key is None:
                 raise MessageRefusedError("no-key", "the message has nothing to correlate it by")
         if self.is_sentinel is not None and self.is_sentinel(delivery):
-            result.sentinels.append(Sentinel(delivery, key, self._expected(delivery)))
+            result.entries.append(Entry(delivery, key, Sentinel(self._expected(delivery))))
             delivery.forget_json()
             return
         if delivery.parsed:
             # it was parsed for its key or id: make the document now, and let the objects go
             delivery.document = delivery.document or self._document(delivery)
             delivery.forget_json()
-        result.members.append((delivery, key))
+        result.entries.append(Entry(delivery, key, None))
 
     def _expected(self, delivery: Delivery) -> int | None:
         if self.sentinel_count is None:

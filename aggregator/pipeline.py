@@ -276,12 +276,13 @@ class Pipeline:
         buffer = self._buffer
         again: list[Delivery] = []
         buffer.advance(now)
-        for delivery, key in result.members:
-            if self._is_new(delivery, key, again):
+        for delivery, key, sentinel in result.entries:
+            if not self._is_new(delivery, key, again):
+                continue
+            if sentinel is None:
                 buffer.add(delivery, key, now)
-        for delivery, key, expected in result.sentinels:
-            if self._is_new(delivery, key, again):
-                buffer.add_sentinel(delivery, key, expected, now)
+            else:
+                buffer.add_sentinel(delivery, key, sentinel.expected, now)
         return again, [entry for entry in result.refused if self._is_new(entry.delivery, None, again)]
 
     def _is_new(self, delivery: Delivery, key: str | None, again: list[Delivery]) -> bool:
