@@ -30,12 +30,8 @@ class Sentinel(NamedTuple):
     expected: int | None
 
 
-class Entry(NamedTuple):
-    """A delivery for the buffer and its key; ``sentinel`` is None for a member of the group."""
-
-    delivery: Delivery
-    key: str | None
-    sentinel: Sentinel | None
+#: A delivery for the buffer, its key, and what it says if it is a sentinel. A plain tuple: one a message.
+Entry = tuple["Delivery", str | None, Sentinel | None]
 
 
 @dataclass(slots=True)
@@ -119,14 +115,14 @@ class Intake:
             if key is None:
                 raise MessageRefusedError("no-key", "the message has nothing to correlate it by")
         if self.is_sentinel is not None and self.is_sentinel(delivery):
-            result.entries.append(Entry(delivery, key, Sentinel(self._expected(delivery))))
+            result.entries.append((delivery, key, Sentinel(self._expected(delivery))))
             delivery.forget_json()
             return
         if delivery.parsed:
             # it was parsed for its key or id: make the document now, and let the objects go
             delivery.document = delivery.document or self._document(delivery)
             delivery.forget_json()
-        result.entries.append(Entry(delivery, key, None))
+        result.entries.append((delivery, key, None))
 
     def _expected(self, delivery: Delivery) -> int | None:
         if self.sentinel_count is None:
