@@ -6,9 +6,7 @@ the dead-letter thread reports to :meth:`dead_lettered`. Nothing here sleeps but
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import partial
 from math import inf
 from threading import Condition, Event
@@ -18,25 +16,25 @@ import structlog
 
 from aggregator.backoff import Backoff
 from aggregator.breaker import Breaker
-from aggregator.buffer import Batch, Buffer
+from aggregator.buffer import Buffer
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.delivery import Settlement
-from aggregator.documents import make_document
-from aggregator.errors import MessageRefusedError, SinkError, SinkUnavailableError, UnrecoverableError
+from aggregator.errors import UnrecoverableError
+from aggregator.flush import Flush, problem_of
 from aggregator.ledger import Ledger, Recall, with_followers
-from aggregator.outbox import FINAL, Final, Outbox, Outcome, Request
-from aggregator.ports import Refused
-from aggregator.sinks.base import Fate, Verdict
+from aggregator.outbox import Outbox, Request
+from aggregator.settlement import Settler
+from aggregator.standing import STATES, RouteState, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from aggregator.clock import Clock
     from aggregator.completion import AnyOf
-    from aggregator.delivery import Delivery, Item, Link
+    from aggregator.delivery import Delivery, Link
     from aggregator.intake import Intake, Sorted
     from aggregator.metrics import RouteMetrics
-    from aggregator.ports import DeadLetterPort
+    from aggregator.ports import DeadLetterPort, Refused
     from aggregator.sinks.base import Sink
 
     Job = Callable[[], None]
@@ -46,26 +44,9 @@ log = structlog.get_logger()
 #: What pressure frees at once, as a share of all that may be held: one message at a time would
 #: make every request a request of one.
 RELIEF = 8
-#: The share of the ack deadline for which a server may be away before everything is given back.
-PATIENCE = 0.25
 #: So long after a link has come or gone, the others may still be on their way: what the broker sends
 #: over the first is not yet all that it will send.
 CONNECTING_SECONDS = 2.0
-
-
-class RouteState(Enum):
-    """What a route does at the moment."""
-
-    WAITING = "waiting"
-    """The sink is not there: nothing is consumed, the sink is probed."""
-    RUNNING = "running"
-    DRAINING = "draining"
-    """Stopping: what is held is written."""
-    STOPPED = "stopped"
-    """The fault needs a person: nothing is consumed until the process starts again."""
-
-
-STATES = tuple(state.value for state in RouteState)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,23 +103,38 @@ class Pipeline:
         )
         self._changed = Condition()
         self._alarms: list[float] = []
-        self._patience = limits.ack_deadline * PATIENCE
         self._links: dict[Link, int] = {}
         self._capacity = 0
         self._linked = -inf
         self._lost = 0
         self._hands = 0
-        self._breaker = Breaker(limits.breaker_share, limits.breaker_window)
-        self._probe_at = -inf
-        self._probes = 0
-        self._resumed_at = -inf
-        self._outages = 0
-        self._retries = 0
         self._closed = False
         self._consume = Event()
         self.last_received = -inf
-        self.state = RouteState.WAITING
-        self.reason = "starting"
+        self._standing = Standing(limits.backoff, limits.ack_deadline)
+        self._settler = Settler(
+            lock=self._changed,
+            ledger=self._ledger,
+            breaker=Breaker(limits.breaker_share, limits.breaker_window),
+            dead_letters=dead_letters,
+            metrics=metrics,
+            clock=clock,
+            log=self._log,
+            stop=self.stop,
+        )
+        self._flush = Flush(
+            lock=self._changed,
+            outbox=self._outbox,
+            sink=sink,
+            intake=intake,
+            settler=self._settler,
+            metrics=metrics,
+            clock=clock,
+            log=self._log,
+            on_change=self._nudge,
+        )
+        #: the dead-letter queue's report: these are safe there
+        self.dead_lettered = self._settler.dead_lettered
         metrics.state(self.state.value, STATES)
         metrics.watch(
             {
@@ -155,7 +151,7 @@ class Pipeline:
     @property
     def consuming(self) -> bool:
         """Whether workers shall consume; otherwise they give everything back and wait."""
-        return self.state is RouteState.RUNNING or self.state is RouteState.DRAINING
+        return self._standing.consuming
 
     def wait_until_consuming(self, seconds: float) -> bool:
         """Wait for :attr:`consuming`, at most so long; return it."""
@@ -201,8 +197,8 @@ class Pipeline:
             self._relieve(now)
             self._dispatch(now)
             self._nudge(now)
-        self._acknowledge(again, "duplicate")
-        self._refuse(refused)
+        self._settler.acknowledge(again, "duplicate")
+        self._settler.refuse(refused)
 
     def expect(self, capacity: int) -> None:
         """Say how many messages the broker will send over all links, once they are open."""
@@ -229,8 +225,9 @@ class Pipeline:
             dropped, heirs = self._buffer.drop(link)
             for old, heir in heirs:
                 self._ledger.pass_on(old, heir)
-            self._give_up(dropped)
-            self._give_up(with_followers(entry.delivery for entry in self._dead_letters.drop(_all_dead)))
+            self._settler.give_up(dropped)
+            letters = self._dead_letters.drop(_all_dead)
+            self._settler.give_up(with_followers(entry.delivery for entry in letters))
             self._drop_dead()
             self._changed.notify()  # there is less to come, and an id may be free
 
@@ -254,14 +251,14 @@ class Pipeline:
     def drain(self) -> None:
         """Complete what is held: groups without a key are flushed, keyed ones given back."""
         with self._changed:
-            if self.state is RouteState.RUNNING or (self.state is RouteState.WAITING and self._links):
-                self._set_state(RouteState.DRAINING, "stopping")
+            if self._standing.drain(linked=bool(self._links)):
+                self._tell_state()
             now = self._clock.monotonic()
             returned = self._buffer.shut(now, give_back_keyed=self._limits.give_back_keyed)
-            self._give_up(returned)
+            self._settler.give_up(returned)
             self._dispatch(now)
             self._changed.notify_all()
-        self._settle(returned, Settlement.GIVE_BACK)
+        self._settler.settle(returned, Settlement.GIVE_BACK)
 
     def close(self) -> None:
         """Let the flush threads end after what they have in hand."""
@@ -329,7 +326,7 @@ class Pipeline:
             if members:
                 self._outbox.offer(members, batch.bytes, now)
             else:
-                self._finish([batch])
+                self._settler.finish([batch])
 
     # ── out ──
 
@@ -354,7 +351,7 @@ class Pipeline:
             return self._probe_due()
         due = min(self._outbox.wake_at(), self._buffer.next_deadline, self._relief_at())
         if self._dead_letters.pending:
-            due = min(due, now + self._patience)  # to see whether they get through
+            due = min(due, now + self._standing.patience)  # to see whether they get through
         return due
 
     def _nudge(self, now: float) -> None:
@@ -389,207 +386,36 @@ class Pipeline:
                 self._hands -= 1
 
     def _send(self, request: Request, lost: int) -> None:
-        self._make_documents(request)
-        if request.items:
-            started = self._clock.monotonic()
-            verdicts: Sequence[Verdict] | None = None
-            error: Exception | None = None
-            try:
-                verdicts = self._sink.write(request.items)
-            except Exception as exc:  # noqa: BLE001 - whatever it is, nothing is known of the items
-                error = exc
-            if verdicts is not None and len(verdicts) != len(request.items):
-                error = SinkUnavailableError(f"{len(verdicts)} verdicts for {len(request.items)} items")
-            now = self._clock.monotonic()
-            self._metrics.request(
-                "answered" if error is None else type(error).__name__, len(request.items), now - started
-            )
-            self._resolve(request, verdicts, error, now)
+        failure = self._flush.send(request)
+        if failure is not None:
+            self._lose_patience(*failure)
         if lost != self._lost:
             with self._changed:
                 self._drop_dead()
-
-    def _make_documents(self, request: Request) -> None:
-        intake, refused = self._intake, []
-        for item in request.items:
-            if item.document:
-                continue
-            try:
-                item.document = make_document(
-                    item.deliveries[0], trust_json=intake.trust_json, max_bytes=intake.max_message
-                )
-            except MessageRefusedError as exc:
-                refused.append(Final(item, Verdict(Fate.DEAD_LETTER, exc.reason, exc.detail)))
-        if refused:
-            with self._changed:
-                outcome = self._outbox.refuse(request, refused, self._clock.monotonic())
-            self._conclude(outcome, request, "message")
-
-    def _resolve(
-        self, request: Request, verdicts: Sequence[Verdict] | None, error: Exception | None, now: float
-    ) -> None:
-        with self._changed:
-            was_shut = self._outbox.gate.shut
-            if error is None:
-                outcome = self._outbox.resolve(request, verdicts, now)
-            else:
-                outcome = self._outbox.fail(request, error, now)
-            shut = self._outbox.gate.shut
-            retried, self._retries = self._outbox.retries - self._retries, self._outbox.retries
-            self._nudge(now)
-        if retried:
-            self._metrics.retries.inc(retried)
-        self._conclude(outcome, request, "sink")
-        if shut and not was_shut:
-            self._log.warning("sink_refuses", problem=_problem(verdicts, error))
-        elif was_shut and not shut:
-            self._log.info("sink_answers")
-        if retried and request.first_failed is not None:
-            self._lose_patience(now - request.first_failed, _problem(verdicts, error))
-
-    def _conclude(self, outcome: Outcome, request: Request, source: str) -> None:
-        """Settle what is final: ack what was written, dead-letter what was refused."""
-        duplicates = [item for item, verdict in outcome.others if verdict.fate is Fate.DUPLICATE]
-        rejected = [final for final in outcome.others if final.verdict.fate is Fate.DEAD_LETTER]
-        for item, word in outcome.others:
-            if word.fate is Fate.WRITTEN:
-                outcome.written.append(item)
-                self._metrics.divert(word.reason)
-        for items, verdict in ((outcome.written, "written"), (duplicates, "duplicate")):
-            if items:
-                with self._changed:
-                    # under the lock: a copy that comes now is either among them, or is told they are settled
-                    deliveries = [d for item in items for d in with_followers(item.deliveries)]
-                    self._ledger.settle(deliveries)
-                    self._breaker.pass_(len(items))
-                self._acknowledge(deliveries, verdict)
-                self._count(items, verdict)
-        if rejected:
-            now = self._clock.time()
-            failed = request.first_failed
-            first = now if failed is None else now - (self._clock.monotonic() - failed)
-            attempts = request.attempts + 1
-            self._refuse(
-                [
-                    Refused(d, v.reason, v.detail, v.status, source, first, now, attempts)
-                    for item, v in rejected
-                    for d in item.deliveries
-                ]
-            )
-            self._count([item for item, _ in rejected], "dead_lettered")
-
-    def dead_lettered(self, refused: Sequence[Refused]) -> None:
-        """Settle deliveries that are safe in the dead-letter queue. Called by its thread."""
-        with self._changed:
-            deliveries = list(with_followers(entry.delivery for entry in refused))
-            self._ledger.settle(deliveries)
-            self._changed.notify()
-        for reason, number in Counter(entry.reason for entry in refused).items():
-            self._metrics.dead_letter(reason, number)
-        self._acknowledge(deliveries, "dead_lettered")
-
-    def _refuse(self, refused: list[Refused]) -> None:
-        if not refused:
-            return
-        with self._changed:
-            tripped = self._breaker.trips(len(refused))
-            self._ledger.depart(entry.delivery for entry in refused)
-            if tripped:
-                self._give_up(with_followers(entry.delivery for entry in refused))
-        if tripped:
-            # the fault is in the configuration, not in the messages: they stay where they are
-            reasons = Counter(entry.reason for entry in refused).most_common(3)
-            self.stop(f"most messages are refused: {', '.join(f'{word} ({n})' for word, n in reasons)}")
-        else:
-            self._dead_letters.submit(refused)
-
-    def _acknowledge(self, deliveries: Sequence[Delivery], verdict: str) -> None:
-        if deliveries:
-            dead = self._settle(deliveries, Settlement.ACK)
-            self._metrics.settled(verdict, len(deliveries) - dead)
-            self._metrics.settled("given_back", dead)
-
-    @staticmethod
-    def _settle(deliveries: Iterable[Delivery], how: Settlement) -> int:
-        """Post settlements to each link; return how many deliveries had lost theirs."""
-        by_link: dict[Link, list[Delivery]] = {}
-        for delivery in deliveries:
-            by_link.setdefault(delivery.link, []).append(delivery)
-        dead = 0
-        for link, members in by_link.items():
-            if link.alive:
-                link.settle(members, how)
-            else:
-                dead += len(members)
-        return dead
-
-    # ── batches ──
-
-    def _count(self, items: Iterable[Item], fate: str) -> None:
-        """Note final items in their batches; conclude the batches that are done with."""
-        finished = []
-        with self._changed:
-            for item in items:
-                batch = item.batch
-                batch.remaining -= 1
-                batch.fates[fate] += 1
-                if not batch.remaining:
-                    finished.append(batch)
-        self._finish(finished)
-
-    def _finish(self, batches: Iterable[Batch]) -> None:
-        """Ack the sentinels of batches that are done with, and say what became of them."""
-        now = self._clock.monotonic()
-        for batch in batches:
-            if batch.controls:
-                self._conclude_controls(batch)
-            self._log.info(
-                "batch",
-                key=batch.key,
-                messages=len(batch.deliveries),
-                bytes=batch.bytes,
-                trigger=batch.trigger.value,
-                part=batch.part,
-                complete=batch.complete,
-                age=round(batch.completed - batch.opened, 3),
-                flush=round(now - batch.completed, 3),
-                **batch.fates,
-            )
 
     def _drop_dead(self) -> None:
         """Take items out that nobody can ack any more; the broker hands them out again."""
         dead = [item for item in self._outbox.waiting() if not _alive(item.deliveries)]
         if dead:
             self._outbox.drop(dead)
-            self._give_up(d for item in dead for d in with_followers(item.deliveries))
-            self._count(dead, "given_back")
-
-    def _conclude_controls(self, batch: Batch) -> None:
-        """Ack the sentinels of a batch; where all of its members go back to the broker, they do too."""
-        returned = 0 < len(batch.deliveries) == batch.fates["given_back"]
-        with self._changed:
-            controls = list(with_followers(batch.controls))
-            if returned:
-                self._give_up(controls)
-            else:
-                self._ledger.settle(controls)
-        if returned:
-            self._settle(controls, Settlement.GIVE_BACK)
-        else:
-            self._acknowledge(controls, "control")
-
-    def _give_up(self, deliveries: Iterable[Delivery]) -> None:
-        """Note that deliveries go back to the broker: what comes again is new."""
-        deliveries = list(deliveries)
-        self._ledger.forget(deliveries)
-        self._metrics.settled("given_back", len(deliveries))
+            self._settler.give_up(d for item in dead for d in with_followers(item.deliveries))
+            self._settler.count(dead, "given_back")
 
     # ── the state of the route ──
 
+    @property
+    def state(self) -> RouteState:
+        """What the route does at the moment."""
+        return self._standing.state
+
+    @property
+    def reason(self) -> str:
+        """Why it does not run; empty if it does."""
+        return self._standing.reason
+
     def _probe_due(self) -> float:
         # no write may be under way meanwhile; the thread that ends the last one looks again
-        waits = self.state is RouteState.WAITING and not self._hands
-        return self._probe_at if waits else inf
+        return inf if self._hands else self._standing.probe_at
 
     def _probe(self) -> None:
         problem = ""
@@ -598,58 +424,49 @@ class Pipeline:
         except UnrecoverableError as exc:
             self.stop(str(exc))
         except Exception as exc:  # noqa: BLE001 - whatever it is, the sink is not there
-            problem = _problem(None, exc)
+            problem = problem_of(None, exc)
         if not problem and self._dead_letters.failing_since is not None:
             problem = "the dead-letter queue takes nothing"
+        pause = 0.0
         with self._changed:
             if self.state is not RouteState.WAITING:
                 return
+            now = self._clock.monotonic()
             if problem:
-                self._probes += 1
-                pause = self._limits.backoff.pause(self._probes)
-                self._probe_at = self._clock.monotonic() + pause
+                pause = self._standing.probe_failed(problem, now)
             else:
                 self._outbox.gate.succeeded()
-                self._resumed_at = self._clock.monotonic()
-                self._set_state(RouteState.RUNNING, "")
+                self._standing.resume(now)
+                self._tell_state()
         if problem:
             self._log.warning("sink_away", problem=problem, next_try=round(pause, 1))
         else:
             self._log.info("route_runs", look_at=self._sink.where())
 
-    def _lose_patience(self, seconds: float, problem: str) -> None:
-        """Give everything back once, and wait: held for longer, the broker would take it back."""
-        if seconds < self._patience:
-            return
+    def _lose_patience(self, failing: float, problem: str) -> None:
         with self._changed:
-            if self.state is not RouteState.RUNNING:
-                return
-            now = self._clock.monotonic()
-            # a route that loses patience again and again must not eat up the delivery limit
-            self._outages = self._outages + 1 if now - self._resumed_at < 2 * self._patience else 1
-            longest = self._limits.backoff.longest
-            pause = longest * 2.0 ** min(self._outages - 2, 6) if self._outages > 1 else 0.0
-            self._probes = 0
-            self._probe_at = now + max(self._limits.backoff.pause(1), min(pause, self._limits.ack_deadline))
-            self._set_state(RouteState.WAITING, problem)
-        self._log.error("route_waits", problem=problem, after=round(seconds, 1))
+            lost = self._standing.lose_patience(failing, problem, self._clock.monotonic())
+            if lost:
+                self._tell_state()
+        if lost:
+            self._log.error("route_waits", problem=problem, after=round(failing, 1))
 
     def _look_at_dead_letters(self, now: float) -> None:
         since = self._dead_letters.failing_since
-        if since is not None and self.state is RouteState.RUNNING:
+        if since is not None:
             self._lose_patience(now - since, "the dead-letter queue takes nothing")
 
     def stop(self, reason: str) -> None:
         """Consume nothing more until the process starts again: the fault needs a person."""
         with self._changed:
-            if self.state is RouteState.STOPPED:
-                return
-            self._set_state(RouteState.STOPPED, reason)
-        self._log.error("route_stopped", reason=reason)
+            stopped = self._standing.stop(reason)
+            if stopped:
+                self._tell_state()
+        if stopped:
+            self._log.error("route_stopped", reason=reason)
 
-    def _set_state(self, state: RouteState, reason: str) -> None:
-        self.state, self.reason = state, reason
-        self._metrics.state(state.value, STATES)
+    def _tell_state(self) -> None:
+        self._metrics.state(self.state.value, STATES)
         if self.consuming:
             self._consume.set()
         else:
@@ -665,13 +482,3 @@ def _alive(deliveries: Iterable[Delivery]) -> bool:
 
 def _all_dead(refused: Refused) -> bool:
     return not _alive((refused.delivery,))
-
-
-def _problem(verdicts: Sequence[Verdict] | None, error: Exception | None) -> str:
-    """Say in one line why the sink takes nothing; never with a document in it."""
-    if isinstance(error, SinkError):
-        return f"{type(error).__name__.removesuffix('Error')}: {error}"
-    if error is not None:
-        return type(error).__name__  # a stranger's words may hold anything
-    reasons = Counter(f"{v.reason} {v.status or ''}".strip() for v in verdicts or () if v.fate not in FINAL)
-    return ", ".join(f"{reason} ({number})" for reason, number in reasons.most_common(3))

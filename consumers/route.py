@@ -11,7 +11,7 @@ import structlog
 
 from aggregator.backoff import Backoff
 from aggregator.errors import PublisherUnavailableError, UnrecoverableError
-from aggregator.pipeline import RouteState
+from aggregator.standing import RouteState
 from consumers import worker as workers_
 from consumers.inspector import Inspector
 from consumers.worker import Worker

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from aggregator.pipeline import RouteState
+from aggregator.standing import RouteState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -42,6 +42,8 @@ PARTING_SECONDS = 2.0
 #: Frames of one read at most, so that acks and heartbeats have their turn.
 FRAMES_AT_ONCE = 3_000
 MESSAGES_AT_ONCE = 1_000
+#: Bodies of one read at most, so that the bound on what is held is asked again.
+BYTES_AT_ONCE = 1024 * 1024
 NOT_FOUND = 404
 
 STATES = ("connecting", "consuming", "waiting", "stopping", "stopped")
@@ -85,6 +87,7 @@ class Worker(ConsumerMixin):
         self._metrics = metrics
         self._clock = clock
         self._inbox: list[Any] = []
+        self._inbox_bytes = 0
         self._backoff = Backoff(0.1, 10.0)
         self._failures = 0
         self._log = log.bind(route=pipeline.name, worker=name)
@@ -207,6 +210,7 @@ class Worker(ConsumerMixin):
             message = KombuDelivery(message, self._link)
         self._link.delivered(message.tag)
         self._inbox.append(message)
+        self._inbox_bytes += len(message.body)
 
     # ── one iteration ──
 
@@ -279,12 +283,12 @@ class Worker(ConsumerMixin):
             with suppress(TimeoutError):
                 # by frames: after a heartbeat, drain_events would wait for the next method
                 self._established.blocking_read(IO_SECONDS)
-            if not (self._pending() or self._readable.poll(0)):
+            if self._inbox_bytes >= BYTES_AT_ONCE or not (self._pending() or self._readable.poll(0)):
                 return
 
     def _read_polling(self) -> None:
         timeout = POLL_SECONDS
-        while len(self._inbox) < MESSAGES_AT_ONCE:
+        while len(self._inbox) < MESSAGES_AT_ONCE and self._inbox_bytes < BYTES_AT_ONCE:
             try:
                 self._transport.drain_events(self._established, timeout=timeout)
             except TimeoutError:
@@ -293,7 +297,7 @@ class Worker(ConsumerMixin):
 
     def _hand_over(self) -> None:
         if self._inbox:
-            inbox, self._inbox = self._inbox, []
+            inbox, self._inbox, self._inbox_bytes = self._inbox, [], 0
             self._pipeline.accept(inbox)
 
     def _tick(self) -> None:
@@ -313,7 +317,7 @@ class Worker(ConsumerMixin):
 
     def _lose_link(self) -> None:
         link, self._link = self._link, None
-        self._inbox.clear()
+        self._inbox, self._inbox_bytes = [], 0
         if link is not None:
             link.alive = False
             self._pipeline.link_lost(link)

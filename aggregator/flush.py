@@ -1,0 +1,128 @@
+"""One request to the sink: documents made, written, and each verdict brought to where it belongs.
+
+Runs on flush threads. The route's lock is held for noting the outcome, never during I/O.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from aggregator.documents import make_document
+from aggregator.errors import MessageRefusedError, SinkError, SinkUnavailableError
+from aggregator.outbox import FINAL, Final
+from aggregator.sinks.base import Fate, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from threading import Condition
+
+    from structlog.typing import FilteringBoundLogger
+
+    from aggregator.clock import Clock
+    from aggregator.intake import Intake
+    from aggregator.metrics import RouteMetrics
+    from aggregator.outbox import Outbox, Request
+    from aggregator.settlement import Settler
+    from aggregator.sinks.base import Sink
+
+    Verdicts = Sequence[Verdict] | None
+
+
+class Flush:
+    """Sends requests. ``on_change(now)`` is called under the lock when the outbox has changed."""
+
+    def __init__(
+        self,
+        *,
+        lock: Condition,
+        outbox: Outbox,
+        sink: Sink,
+        intake: Intake,
+        settler: Settler,
+        metrics: RouteMetrics,
+        clock: Clock,
+        log: FilteringBoundLogger,
+        on_change: Callable[[float], None],
+    ) -> None:
+        self._changed = lock
+        self._outbox = outbox
+        self._sink = sink
+        self._intake = intake
+        self._settler = settler
+        self._metrics = metrics
+        self._clock = clock
+        self._log = log
+        self._on_change = on_change
+        self._retries = 0
+
+    def send(self, request: Request) -> tuple[float, str] | None:
+        """Send a request; return for how many seconds items of it have been failing, and why."""
+        self._make_documents(request)
+        if not request.items:
+            return None
+        started = self._clock.monotonic()
+        verdicts, error = self._write(request)
+        now = self._clock.monotonic()
+        outcome = "answered" if error is None else type(error).__name__
+        self._metrics.request(outcome, len(request.items), now - started)
+        return self._resolve(request, verdicts, error, now)
+
+    def _make_documents(self, request: Request) -> None:
+        intake, refused = self._intake, []
+        for item in request.items:
+            if item.document:
+                continue
+            try:
+                item.document = make_document(
+                    item.deliveries[0], trust_json=intake.trust_json, max_bytes=intake.max_message
+                )
+            except MessageRefusedError as exc:
+                refused.append(Final(item, Verdict(Fate.DEAD_LETTER, exc.reason, exc.detail)))
+        if refused:
+            with self._changed:
+                outcome = self._outbox.refuse(request, refused, self._clock.monotonic())
+            self._settler.conclude(outcome, request, "message")
+
+    def _write(self, request: Request) -> tuple[Verdicts, Exception | None]:
+        try:
+            verdicts = self._sink.write(request.items)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, nothing is known of the items
+            return None, exc
+        if verdicts is not None and len(verdicts) != len(request.items):
+            problem = f"{len(verdicts)} verdicts for {len(request.items)} items"
+            return None, SinkUnavailableError(problem)
+        return verdicts, None
+
+    def _resolve(
+        self, request: Request, verdicts: Verdicts, error: Exception | None, now: float
+    ) -> tuple[float, str] | None:
+        with self._changed:
+            was_shut = self._outbox.gate.shut
+            if error is None:
+                outcome = self._outbox.resolve(request, verdicts, now)
+            else:
+                outcome = self._outbox.fail(request, error, now)
+            shut = self._outbox.gate.shut
+            retried, self._retries = self._outbox.retries - self._retries, self._outbox.retries
+            self._on_change(now)
+        if retried:
+            self._metrics.retries.inc(retried)
+        self._settler.conclude(outcome, request, "sink")
+        if shut and not was_shut:
+            self._log.warning("sink_refuses", problem=problem_of(verdicts, error))
+        elif was_shut and not shut:
+            self._log.info("sink_answers")
+        if retried and request.first_failed is not None:
+            return now - request.first_failed, problem_of(verdicts, error)
+        return None
+
+
+def problem_of(verdicts: Verdicts, error: Exception | None) -> str:
+    """Say in one line why the sink takes nothing; never with a document in it."""
+    if isinstance(error, SinkError):
+        return f"{type(error).__name__.removesuffix('Error')}: {error}"
+    if error is not None:
+        return type(error).__name__  # a stranger's words may hold anything
+    reasons = Counter(f"{v.reason} {v.status or ''}".strip() for v in verdicts or () if v.fate not in FINAL)
+    return ", ".join(f"{reason} ({number})" for reason, number in reasons.most_common(3))

@@ -1,0 +1,184 @@
+"""The last word on deliveries: acked, dead-lettered or given back, and their batches concluded.
+
+Shares the route's lock. What is posted to links, the dead-letter queue, metrics and logs is posted
+outside of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from aggregator.delivery import Settlement
+from aggregator.ledger import with_followers
+from aggregator.ports import Refused
+from aggregator.sinks.base import Fate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from threading import Condition
+
+    from structlog.typing import FilteringBoundLogger
+
+    from aggregator.breaker import Breaker
+    from aggregator.buffer import Batch
+    from aggregator.clock import Clock
+    from aggregator.delivery import Delivery, Item, Link
+    from aggregator.ledger import Ledger
+    from aggregator.metrics import RouteMetrics
+    from aggregator.outbox import Outcome, Request
+    from aggregator.ports import DeadLetterPort
+
+
+class Settler:
+    """Settles what is final. ``stop`` is called with a reason when most messages are refused."""
+
+    def __init__(
+        self,
+        *,
+        lock: Condition,
+        ledger: Ledger,
+        breaker: Breaker,
+        dead_letters: DeadLetterPort,
+        metrics: RouteMetrics,
+        clock: Clock,
+        log: FilteringBoundLogger,
+        stop: Callable[[str], None],
+    ) -> None:
+        self._changed = lock
+        self._ledger = ledger
+        self._breaker = breaker
+        self._dead_letters = dead_letters
+        self._metrics = metrics
+        self._clock = clock
+        self._log = log
+        self._stop = stop
+
+    def conclude(self, outcome: Outcome, request: Request, source: str) -> None:
+        """Settle what is final: ack what was written, dead-letter what was refused."""
+        duplicates = [item for item, verdict in outcome.others if verdict.fate is Fate.DUPLICATE]
+        rejected = [final for final in outcome.others if final.verdict.fate is Fate.DEAD_LETTER]
+        for item, word in outcome.others:
+            if word.fate is Fate.WRITTEN:
+                outcome.written.append(item)
+                self._metrics.divert(word.reason)
+        for items, verdict in ((outcome.written, "written"), (duplicates, "duplicate")):
+            if items:
+                with self._changed:
+                    # under the lock: a copy that comes now is either among them, or is told they are settled
+                    deliveries = [d for item in items for d in with_followers(item.deliveries)]
+                    self._ledger.settle(deliveries)
+                    self._breaker.pass_(len(items))
+                self.acknowledge(deliveries, verdict)
+                self.count(items, verdict)
+        if rejected:
+            now = self._clock.time()
+            failed = request.first_failed
+            first = now if failed is None else now - (self._clock.monotonic() - failed)
+            attempts = request.attempts + 1
+            self.refuse(
+                [
+                    Refused(d, v.reason, v.detail, v.status, source, first, now, attempts)
+                    for item, v in rejected
+                    for d in item.deliveries
+                ]
+            )
+            self.count([item for item, _ in rejected], "dead_lettered")
+
+    def dead_lettered(self, refused: Sequence[Refused]) -> None:
+        """Settle deliveries that are safe in the dead-letter queue. Called by its thread."""
+        with self._changed:
+            deliveries = list(with_followers(entry.delivery for entry in refused))
+            self._ledger.settle(deliveries)
+            self._changed.notify()
+        for reason, number in Counter(entry.reason for entry in refused).items():
+            self._metrics.dead_letter(reason, number)
+        self.acknowledge(deliveries, "dead_lettered")
+
+    def refuse(self, refused: list[Refused]) -> None:
+        """Hand refused deliveries to the dead-letter queue, unless they are too many to be at fault."""
+        if not refused:
+            return
+        with self._changed:
+            tripped = self._breaker.trips(len(refused))
+            self._ledger.depart(entry.delivery for entry in refused)
+            if tripped:
+                self.give_up(with_followers(entry.delivery for entry in refused))
+        if tripped:
+            # the fault is in the configuration, not in the messages: they stay where they are
+            reasons = Counter(entry.reason for entry in refused).most_common(3)
+            self._stop(f"most messages are refused: {', '.join(f'{word} ({n})' for word, n in reasons)}")
+        else:
+            self._dead_letters.submit(refused)
+
+    def acknowledge(self, deliveries: Sequence[Delivery], verdict: str) -> None:
+        """Have deliveries acked on the links that brought them, and count them."""
+        if deliveries:
+            dead = self.settle(deliveries, Settlement.ACK)
+            self._metrics.settled(verdict, len(deliveries) - dead)
+            self._metrics.settled("given_back", dead)
+
+    @staticmethod
+    def settle(deliveries: Iterable[Delivery], how: Settlement) -> int:
+        """Post settlements to each link; return how many deliveries had lost theirs."""
+        by_link: dict[Link, list[Delivery]] = {}
+        for delivery in deliveries:
+            by_link.setdefault(delivery.link, []).append(delivery)
+        dead = 0
+        for link, members in by_link.items():
+            if link.alive:
+                link.settle(members, how)
+            else:
+                dead += len(members)
+        return dead
+
+    def count(self, items: Iterable[Item], fate: str) -> None:
+        """Note final items in their batches; conclude the batches that are done with."""
+        finished = []
+        with self._changed:
+            for item in items:
+                batch = item.batch
+                batch.remaining -= 1
+                batch.fates[fate] += 1
+                if not batch.remaining:
+                    finished.append(batch)
+        self.finish(finished)
+
+    def finish(self, batches: Iterable[Batch]) -> None:
+        """Ack the sentinels of batches that are done with, and say what became of them."""
+        now = self._clock.monotonic()
+        for batch in batches:
+            if batch.controls:
+                self._conclude_controls(batch)
+            self._log.info(
+                "batch",
+                key=batch.key,
+                messages=len(batch.deliveries),
+                bytes=batch.bytes,
+                trigger=batch.trigger.value,
+                part=batch.part,
+                complete=batch.complete,
+                age=round(batch.completed - batch.opened, 3),
+                flush=round(now - batch.completed, 3),
+                **batch.fates,
+            )
+
+    def _conclude_controls(self, batch: Batch) -> None:
+        """Ack the sentinels of a batch; where all of its members go back to the broker, they do too."""
+        returned = 0 < len(batch.deliveries) == batch.fates["given_back"]
+        with self._changed:
+            controls = list(with_followers(batch.controls))
+            if returned:
+                self.give_up(controls)
+            else:
+                self._ledger.settle(controls)
+        if returned:
+            self.settle(controls, Settlement.GIVE_BACK)
+        else:
+            self.acknowledge(controls, "control")
+
+    def give_up(self, deliveries: Iterable[Delivery]) -> None:
+        """Note that deliveries go back to the broker: what comes again is new."""
+        deliveries = list(deliveries)
+        self._ledger.forget(deliveries)
+        self._metrics.settled("given_back", len(deliveries))

@@ -1,0 +1,102 @@
+"""What a route does at the moment, and when a sink that was away is asked again. Pure."""
+
+from __future__ import annotations
+
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aggregator.backoff import Backoff
+
+#: The share of the ack deadline for which a server may be away before everything is given back.
+PATIENCE = 0.25
+
+
+class RouteState(Enum):
+    """The states of a route; it starts as ``WAITING``."""
+
+    WAITING = "waiting"
+    """The sink is not there: nothing is consumed, the sink is probed."""
+    RUNNING = "running"
+    DRAINING = "draining"
+    """Stopping: what is held is written."""
+    STOPPED = "stopped"
+    """The fault needs a person: nothing is consumed until the process starts again."""
+
+
+STATES = tuple(state.value for state in RouteState)
+
+
+class Standing:
+    """The state of a route, its reason, and the pauses between probes. The owner holds a lock.
+
+    ``ack_deadline``: seconds for which the broker lets a delivery be unacked.
+    """
+
+    def __init__(self, backoff: Backoff, ack_deadline: float) -> None:
+        self.state = RouteState.WAITING
+        self.reason = "starting"
+        self.patience = ack_deadline * PATIENCE
+        self._ack_deadline = ack_deadline
+        self._backoff = backoff
+        self._probe_at = -inf
+        self._probes = 0
+        self._resumed_at = -inf
+        self._outages = 0
+
+    @property
+    def consuming(self) -> bool:
+        """Whether workers shall consume; otherwise they give everything back and wait."""
+        return self.state is RouteState.RUNNING or self.state is RouteState.DRAINING
+
+    @property
+    def probe_at(self) -> float:
+        """When the sink is to be probed; ``inf`` unless the route waits for it."""
+        return self._probe_at if self.state is RouteState.WAITING else inf
+
+    def probe_failed(self, problem: str, now: float) -> float:
+        """Wait longer; return the seconds until the next probe."""
+        self.reason = problem
+        self._probes += 1
+        pause = self._backoff.pause(self._probes)
+        self._probe_at = now + pause
+        return pause
+
+    def resume(self, now: float) -> None:
+        """Run: the sink answers."""
+        self._resumed_at = now
+        self.state, self.reason = RouteState.RUNNING, ""
+
+    def lose_patience(self, failing: float, problem: str, now: float) -> bool:
+        """Wait, if something has been failing for too many seconds; return whether that is new.
+
+        Everything is given back by that, once: held for longer, the broker would take it back. A
+        route to which it happens again and again waits longer each time, or it would eat up the
+        broker's delivery limit.
+        """
+        if failing < self.patience or self.state is not RouteState.RUNNING:
+            return False
+        self._outages = self._outages + 1 if now - self._resumed_at < 2 * self.patience else 1
+        pause = self._backoff.longest * 2.0 ** min(self._outages - 2, 6) if self._outages > 1 else 0.0
+        self._probes = 0
+        self._probe_at = now + max(self._backoff.pause(1), min(pause, self._ack_deadline))
+        self.state, self.reason = RouteState.WAITING, problem
+        return True
+
+    def drain(self, *, linked: bool) -> bool:
+        """Stop taking more and finish what is held; return whether that is new.
+
+        ``linked``: whether workers still hold what came before the sink went away.
+        """
+        if self.state is not RouteState.RUNNING and not (self.state is RouteState.WAITING and linked):
+            return False
+        self.state, self.reason = RouteState.DRAINING, "stopping"
+        return True
+
+    def stop(self, reason: str) -> bool:
+        """Stop for good; return whether that is new."""
+        if self.state is RouteState.STOPPED:
+            return False
+        self.state, self.reason = RouteState.STOPPED, reason
+        return True
