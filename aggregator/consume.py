@@ -76,6 +76,8 @@ def run(settings: Settings) -> int:
             log.info("metrics", url=f"http://{settings.metrics_host}:{server.port}/metrics")
         for note in check(settings).warnings:
             log.warning("configuration", note=str(note))
+        for route in settings.routes.values():
+            log.info("ids", route=route.name, note=_ids(route))
         code = supervisor.run()
     if settings.until_empty:
         totals = metrics.totals()
@@ -134,6 +136,11 @@ def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRo
     )
 
 
+def _ids(route: Route) -> str:
+    made = "made at receipt: a crash between write and ack can duplicate"
+    return f"{route.id}; where that is missing, {made}" if route.id else made
+
+
 def _flushers(route: Route, sink: Sink) -> int:
     return min(route.concurrency, sink.limits.concurrency)
 
@@ -175,6 +182,7 @@ def _limits(route: Route) -> Limits:
         breaker_share=route.breaker_share,
         breaker_window=route.breaker_window,
         backoff=Backoff(route.retry_first, route.retry_max),
+        stop_on_refusal=route.on_refused == "stop",
     )
 
 

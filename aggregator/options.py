@@ -142,6 +142,9 @@ class Intake(Options):
     dead_letter: Annotated[Text | None, Unset] = option(
         None, "where refused messages go: a queue's name, or exchange:NAME", "NAME", unset="QUEUE.dead"
     )
+    on_refused: Literal["dead-letter", "stop"] = option(
+        "dead-letter", "what a refused message does: go to the dead-letter queue, or stop the route and stay"
+    )
 
 
 class Grouping(Options):

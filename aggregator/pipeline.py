@@ -55,7 +55,7 @@ class Limits:
 
     ``held_bytes``: bodies in memory, before nothing more is read. ``ack_deadline``: how long the
     broker lets a delivery be unacked. ``breaker_share`` of the last ``breaker_window`` messages
-    refused stops the route (window 0: never).
+    refused stops the route (window 0: never); with ``stop_on_refusal`` the first does.
     """
 
     request_items: int = 1000
@@ -67,6 +67,7 @@ class Limits:
     breaker_window: int = 200
     backoff: Backoff = field(default_factory=Backoff)
     give_back_keyed: bool = True
+    stop_on_refusal: bool = False
 
 
 class Pipeline:
@@ -116,6 +117,7 @@ class Pipeline:
             lock=self._changed,
             ledger=self._ledger,
             breaker=Breaker(limits.breaker_share, limits.breaker_window),
+            stop_on_refusal=limits.stop_on_refusal,
             dead_letters=dead_letters,
             metrics=metrics,
             clock=clock,

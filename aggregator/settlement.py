@@ -39,6 +39,7 @@ class Settler:
         lock: Condition,
         ledger: Ledger,
         breaker: Breaker,
+        stop_on_refusal: bool,
         dead_letters: DeadLetterPort,
         metrics: RouteMetrics,
         clock: Clock,
@@ -48,6 +49,7 @@ class Settler:
         self._changed = lock
         self._ledger = ledger
         self._breaker = breaker
+        self._stop_on_refusal = stop_on_refusal
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._clock = clock
@@ -100,14 +102,15 @@ class Settler:
         if not refused:
             return
         with self._changed:
-            tripped = self._breaker.trips(len(refused))
+            tripped = self._breaker.trips(len(refused)) or self._stop_on_refusal
             self._ledger.depart(entry.delivery for entry in refused)
             if tripped:
                 self.give_up(with_followers(entry.delivery for entry in refused))
         if tripped:
-            # the fault is in the configuration, not in the messages: they stay where they are
+            # most likely the fault is in the configuration: the messages stay where they are
             reasons = Counter(entry.reason for entry in refused).most_common(3)
-            self._stop(f"most messages are refused: {', '.join(f'{word} ({n})' for word, n in reasons)}")
+            share = "a message is" if self._stop_on_refusal else "most messages are"
+            self._stop(f"{share} refused: {', '.join(f'{word} ({n})' for word, n in reasons)}")
         else:
             self._dead_letters.submit(refused)
 
