@@ -114,7 +114,9 @@ def test_the_body_is_parsed_once():
     assert compile_expression("/user/name")(delivery) == "é"
 
 
-@pytest.mark.parametrize("text", ["", "headers:x", "header:", "constant:", "property:", "user/id", "id", ":x"])
+@pytest.mark.parametrize(
+    "text", ["", "headers:x", "header:", "constant:", "property:", "user/id", "id", ":x"]
+)
 def test_what_is_no_expression_names_its_field(text):
     with pytest.raises(ConfigurationError) as wrong:
         compile_expression(text, "routes.logs.correlate")
