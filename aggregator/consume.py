@@ -109,6 +109,7 @@ def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRo
         broker.url,
         route.queue,
         on_published=on_published,
+        tls=broker.tls,
         exchange=route.dead_letter_exchange or None,
         routing_key=route.dead_letter_queue,
     )

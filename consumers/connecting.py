@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kombu.connection import Connection
+from kombu.utils.url import parse_url
 
 from consumers.transports import register
 
@@ -31,6 +32,20 @@ class Broker:
         """Whether the transport speaks AMQP."""
         return "amqp" in self.url.partition(":")[0].lower()
 
+    @property
+    def tls(self) -> dict[str, Any] | None:
+        """How the broker is verified, in py-amqp's terms; None where nothing is encrypted."""
+        if not self.url.startswith("amqps"):
+            return None
+        hosts = {parse_url(url)["hostname"] or "localhost" for url in self.url.split(";")}
+        return {
+            "cert_reqs": ssl.CERT_REQUIRED,
+            "ca_certs": self.ca or ssl.get_default_verify_paths().cafile,
+            # without a name the chain is checked, but not whose it is. None is kombu's word for the
+            # URL's host, but it takes 127.0.0.1 for localhost
+            "server_hostname": self.server_hostname or (hosts.pop() if len(hosts) == 1 else None),
+        }
+
     def connection(self) -> Connection:
         """Return an unopened connection; each thread makes its own."""
         register()
@@ -41,11 +56,6 @@ class Broker:
                 "connect_timeout": CONNECT_SECONDS,
                 "transport_options": {"socket_settings": {socket.TCP_USER_TIMEOUT: USER_TIMEOUT_MS}},
             }
-        if self.url.startswith("amqps"):
-            options["ssl"] = {
-                "cert_reqs": ssl.CERT_REQUIRED,
-                "ca_certs": self.ca or ssl.get_default_verify_paths().cafile,
-                # None: the URL's host. Without it the chain is checked, but not whose it is.
-                "server_hostname": self.server_hostname,
-            }
+        if self.tls:
+            options["ssl"] = self.tls
         return Connection(self.url, **options)

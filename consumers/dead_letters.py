@@ -66,6 +66,7 @@ class DeadLetters:
         exchange: str | None = None,
         routing_key: str | None = None,
         transport_options: Mapping[str, Any] | None = None,
+        tls: Mapping[str, Any] | None = None,
         confirm_timeout: float = 30.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -75,7 +76,11 @@ class DeadLetters:
         self._on_published = on_published
         self._clock = clock
         self._publisher = Publisher(
-            broker, confirm_timeout=confirm_timeout, transport_options=transport_options, clock=clock
+            broker,
+            confirm_timeout=confirm_timeout,
+            transport_options=transport_options,
+            tls=tls,
+            clock=clock,
         )
         self._changed = Condition()
         self._fresh: deque[_Letter] = deque()

@@ -28,6 +28,8 @@ _CONNECT_SECONDS: Final = 5.0
 _NOT_FOUND: Final = "404"
 #: Answers about a declaration that trying again will not change: access, locked, arguments, not allowed.
 _FINAL_CODES: Final = frozenset({"403", "405", "406", "530", "540"})
+#: What the closing of a connection by the broker names where no method was at fault: the login.
+_LOGIN: Final = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,8 @@ class Publisher:
     """Publishes to one broker; one thread owns it (:meth:`abort` excepted).
 
     ``broker``: any kombu URL. ``confirm_timeout``: seconds without a single verdict after which the
-    broker counts as unavailable. ``window``: messages on the way without a verdict. The connection
-    is opened by the first use.
+    broker counts as unavailable. ``window``: messages on the way without a verdict. ``tls``: how an
+    ``amqps`` broker is verified, in py-amqp's terms. The connection is opened by the first use.
     """
 
     def __init__(
@@ -72,12 +74,17 @@ class Publisher:
         confirm_timeout: float = 30.0,
         window: int = 500,
         transport_options: Mapping[str, Any] | None = None,
+        tls: Mapping[str, Any] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._options = dict(transport_options or {})
         try:
             self._settings = Connection(
-                broker, connect_timeout=_CONNECT_SECONDS, heartbeat=0, transport_options=self._options
+                broker,
+                connect_timeout=_CONNECT_SECONDS,
+                heartbeat=0,
+                transport_options=self._options,
+                **({"ssl": dict(tls)} if tls else {}),
             )
             self._settings.get_transport_cls()
         except (KeyError, ImportError, AttributeError) as exc:
@@ -173,7 +180,8 @@ class Publisher:
             code = str(getattr(exc.__cause__, "reply_code", ""))
             if code == _NOT_FOUND:
                 raise _NotFoundError(str(exc)) from exc
-            if code in _FINAL_CODES:
+            # a refused login is not final: credentials may be put right, and workers go on trying as well
+            if code in _FINAL_CODES and getattr(exc.__cause__, "method_sig", None) != _LOGIN:
                 raise UnrecoverableError(f"{what}: {exc}") from exc
             raise
 
