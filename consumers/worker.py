@@ -324,6 +324,7 @@ class Worker(ConsumerMixin):
 
     def _note_loss(self, exc: BaseException | None) -> None:
         self._failures += 1
+        self.state = "connecting"
         pause = self._backoff.pause(self._failures)
         self._metrics.links_lost.inc()
         problem = f"{type(exc).__name__}: {exc}" if exc is not None else "see above"
