@@ -63,7 +63,8 @@ class MetricsServer:
             raise ConfigurationError("metrics_port", problem) from None
         except OverflowError:
             raise ConfigurationError("metrics_port", f"{port} is no port; 0 to 65535 is needed") from None
-        self._thread = Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        # a short poll: stopping waits for it
+        self._thread = Thread(target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True)
 
     @property
     def port(self) -> int:

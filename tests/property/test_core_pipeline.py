@@ -104,9 +104,7 @@ class Route(RuleBasedStateMachine):
         self.config = config
         self.clock = VirtualClock()
         self.faults = Faults()
-        self.broker = ModelBroker(
-            self.clock, self.faults, multiple=config["multiple"], on_ack=self.on_ack
-        )
+        self.broker = ModelBroker(self.clock, self.faults, multiple=config["multiple"], on_ack=self.on_ack)
         self.sink = ModelSink(self.faults, limits=SinkLimits(bytes=config["request_bytes"]))
         self.sink.before = self.on_write
         self.sink.decide = self.park

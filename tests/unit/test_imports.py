@@ -1,0 +1,81 @@
+"""Which module may know which: read from the imports themselves."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+#: Each line may import what stands above it, and nothing beside or below it.
+DIRECTION = """
+    errors clock backoff breaker completion ledger standing ports sinks.base
+    delivery correlation content
+    documents buffer outbox settlement
+    intake flush
+    pipeline
+"""
+RANK = {
+    f"aggregator.{name}": rank for rank, line in enumerate(DIRECTION.split("\n")) for name in line.split()
+}
+#: What the core may use beside the standard library.
+ALLOWED = {"aggregator", "durationpy", "orjson", "prometheus_client", "pydantic", "pydantic_settings", "rich",
+           "stamina", "structlog"}  # fmt: skip
+#: The core, but for the one that puts all together.
+CORE = [path for path in sorted(ROOT.glob("aggregator/**/*.py")) if path.name != "consume.py"]
+
+
+def name_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path, *, lazy):
+    """Yield the modules that a file imports; the lazy ones too if asked, those for types alone never."""
+    todo = [ast.parse(path.read_text())]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not lazy:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.name}: relative imports hide where they lead"
+            yield from ([f"{node.module}.{alias.name}" for alias in node.names] + [node.module])
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        todo += ast.iter_child_nodes(node)
+
+
+@pytest.mark.parametrize("path", [p for p in CORE if name_of(p) in RANK], ids=name_of)
+def test_the_directions(path):
+    mine = RANK[name_of(path)]
+    wrong = [name for name in imports(path, lazy=True) if RANK.get(name, -1) >= mine]
+    assert not wrong, f"{name_of(path)} must not know {wrong}"
+
+
+@pytest.mark.parametrize("path", CORE, ids=name_of)
+def test_the_core_knows_no_broker_and_no_service(path):
+    module = name_of(path)
+    # a sink knows its own client, and nobody imports a client before the sink is asked for
+    own = (
+        {"elasticsearch", "elastic_transport"}
+        if module.startswith("aggregator.sinks.elasticsearch")
+        else set()
+    )
+    used = {name.partition(".")[0] for name in imports(path, lazy=True)} - sys.stdlib_module_names
+    assert used <= ALLOWED | own, used - ALLOWED
+    at_once = {name.partition(".")[0] for name in imports(path, lazy=False)}
+    assert module.endswith("_client") or not at_once & own
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("consumers/**/*.py")), ids=name_of)
+def test_consumers_know_the_core_and_no_sink(path):
+    known = [name for name in imports(path, lazy=True) if name.startswith(("aggregator.sinks", "producers"))]
+    assert not known
+    assert "aggregator.consume" not in imports(path, lazy=True)
+
+
+def test_every_name_of_the_direction_is_there():
+    assert set(RANK) <= {name_of(path) for path in CORE}

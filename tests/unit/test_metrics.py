@@ -1,0 +1,114 @@
+"""The catalogue: names, labels, and what is counted where."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from aggregator.metrics import Metrics
+from aggregator.standing import STATES
+
+
+def samples(metrics):
+    """Return each sample's value by name and labels, as Prometheus reads them."""
+    text = generate_latest(metrics.registry).decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def metrics():
+    return Metrics()
+
+
+@pytest.fixture
+def route(metrics):
+    return metrics.route("r")
+
+
+def value(metrics, name, **labels):
+    return samples(metrics)[f"aggregator_{name}", tuple(sorted({"route": "r", **labels}.items()))]
+
+
+def test_each_metric_has_its_unit_its_help_and_its_route(metrics):
+    families = list(metrics.registry.collect())
+    assert len(families) > 15
+    for family in families:
+        assert re.fullmatch(r"aggregator_[a-z_]+", family.name)
+        assert family.documentation.endswith(".")
+        if family.type == "histogram":
+            assert family.name.endswith(("_seconds", "_bytes", "_messages", "_items"))
+    for metric in vars(metrics).values():
+        assert isinstance(metric, CollectorRegistry) or metric._labelnames[0] == "route"
+
+
+def test_two_processes_in_one_do_not_meet():
+    first, second = Metrics(), Metrics()
+    first.route("r").settled("written", 3)
+    assert second.totals() == {}
+
+
+def test_a_registry_may_be_given():
+    registry = CollectorRegistry()
+    assert Metrics(registry).registry is registry
+
+
+def test_a_batch(metrics, route):
+    route.batch("size", 20, 4096, 1.5)
+    route.batch("size", 10, 100, 0.5)
+    assert value(metrics, "batches_total", trigger="size") == 2
+    assert value(metrics, "batch_messages_sum") == 30
+    assert value(metrics, "batch_bytes_sum") == 4196
+    assert value(metrics, "batch_age_seconds_sum") == 2.0
+    assert value(metrics, "batch_messages_bucket", le="20.0") == 2
+    assert value(metrics, "batch_messages_bucket", le="10.0") == 1
+
+
+def test_a_request(metrics, route):
+    route.request("answered", 7, 0.25)
+    assert value(metrics, "requests_total", outcome="answered") == 1
+    assert value(metrics, "request_items_sum") == 7
+    assert value(metrics, "flush_seconds_count") == 1
+
+
+def test_totals_are_by_route_and_verdict(metrics, route):
+    route.settled("written", 3)
+    route.settled("written", 2)
+    route.settled("duplicate", 1)
+    route.settled("control", 0)
+    metrics.route("other").settled("written", 1)
+    assert metrics.totals() == {"r": {"written": 5, "duplicate": 1}, "other": {"written": 1}}
+
+
+def test_dead_letters_by_reason(metrics, route):
+    route.dead_letter("bad-json", 3)
+    assert value(metrics, "dead_letters_total", reason="bad-json") == 3
+
+
+def test_one_state_at_a_time(metrics, route):
+    for now in STATES:
+        route.state(now, STATES)
+        assert [value(metrics, "route_state", state=state) for state in STATES] == [
+            float(state == now) for state in STATES
+        ]
+
+
+def test_gauges_are_read_when_they_are_asked_for(metrics, route):
+    held = [3]
+    route.watch({"held_messages": lambda: held[0]})
+    assert value(metrics, "held_messages") == 3
+    held[0] = 5
+    assert value(metrics, "held_messages") == 5
+
+
+def test_workers_by_state(metrics, route):
+    counts = {"consuming": 4, "waiting": 1}
+    route.watch_workers(("consuming", "waiting"), counts.__getitem__)
+    assert value(metrics, "workers", state="consuming") == 4
+    assert value(metrics, "workers", state="waiting") == 1

@@ -1,0 +1,98 @@
+"""The HTTP server of a process: what it answers, and ports that it cannot have."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import contextmanager
+
+import pytest
+import requests
+
+from aggregator.errors import ConfigurationError
+from aggregator.metrics import Metrics
+from aggregator.serving import MetricsServer
+
+
+@contextmanager
+def serving(healthy=list, ready=list):
+    metrics = Metrics()
+    metrics.route("r").settled("written", 3)
+    server = MetricsServer("127.0.0.1", 0, metrics.registry, healthy, ready)
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.stop()
+
+
+def get(url):
+    with requests.get(url, timeout=10) as answer:
+        return answer.status_code, answer.text
+
+
+def test_metrics_are_what_prometheus_reads():
+    with serving() as url, requests.get(f"{url}/metrics", timeout=10) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain; version=")
+        assert 'aggregator_deliveries_total{route="r",verdict="written"} 3.0' in answer.text
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_all_is_well(path):
+    with serving() as url:
+        assert get(url + path) == (200, "ok\n")
+
+
+def test_each_check_answers_for_itself():
+    with serving(healthy=lambda: ["a thread has died"], ready=lambda: ["r: waiting", "s: waiting"]) as url:
+        assert get(f"{url}/healthz") == (503, "a thread has died\n")
+        assert get(f"{url}/readyz") == (503, "r: waiting\ns: waiting\n")
+
+
+def test_a_check_is_asked_anew_each_time():
+    faults = ["not yet"]
+    with serving(ready=lambda: faults) as url:
+        assert get(f"{url}/readyz")[0] == 503
+        faults.clear()
+        assert get(f"{url}/readyz")[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/admin", "/../etc/passwd"])
+def test_there_is_nothing_else(path):
+    with serving() as url:
+        status, text = get(url + path)
+    assert status == 404
+    assert "/metrics" in text
+
+
+def test_many_may_ask_at_once():
+    with serving() as url, socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=10):
+        assert get(f"{url}/healthz")[0] == 200, "one that says nothing holds no other up"
+
+
+def test_a_port_in_use_is_named():
+    with serving() as url:
+        port = int(url.rpartition(":")[2])
+        with pytest.raises(ConfigurationError) as wrong:
+            MetricsServer("127.0.0.1", port, Metrics().registry, list, list)
+    assert wrong.value.field == "metrics_port"
+    assert str(port) in wrong.value.problem
+    assert "choose another port" in wrong.value.problem
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("127.0.0.1", 65536), ("127.0.0.1", -1), ("no.such.host.invalid", 0)]
+)
+def test_what_cannot_be_listened_on_is_named(host, port):
+    with pytest.raises(ConfigurationError) as wrong:
+        MetricsServer(host, port, Metrics().registry, list, list)
+    assert wrong.value.field == "metrics_port"
+    assert "\n" not in str(wrong.value)
+
+
+def test_a_stopped_server_frees_its_port():
+    with serving() as url:
+        port = int(url.rpartition(":")[2])
+    again = MetricsServer("127.0.0.1", port, Metrics().registry, list, list)
+    assert again.port == port
+    again.stop()  # never started
