@@ -12,15 +12,14 @@ Option: ``concurrency`` (1): in how many threads it may run at once.
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from aggregator.errors import ConfigurationError, SinkError, SinkUnavailableError
+from aggregator.importing import load_function
 from aggregator.sinks.base import Limits, Verdict
 from aggregator.sinks.local import Options, read_options
 
@@ -44,8 +43,7 @@ def from_url(url: SplitResult) -> FunctionSink:
     module, colon, name = url.path.partition(":")
     if url.netloc or url.fragment or not (module and colon and name):
         raise ConfigurationError("sink", "write function:package.module:name")
-    function = _load(module, name)
-    _check(function, f"{module}:{name}")
+    function = load_function(module, name, field="sink", takes="one list of items", example=([],))
     return FunctionSink(function, name=f"{module}:{name}", concurrency=options.concurrency)
 
 
@@ -88,49 +86,6 @@ class FunctionSink:
         if len(answer) != count:
             raise SinkUnavailableError(f"{self._name} returned {len(answer)} verdicts for {count} items")
         return answer
-
-
-def _load(module: str, name: str) -> Any:
-    """Import ``module`` as ``python -m`` would, the working folder first; return its attribute."""
-    folder = str(Path.cwd())
-    if not sys.flags.safe_path and not {"", folder} & set(sys.path):
-        sys.path.insert(0, folder)
-    try:
-        found: Any = import_module(module)
-    except (Exception, SystemExit) as exc:
-        raise ConfigurationError("sink", f"{module} cannot be imported: {_line(exc)}") from exc
-    for part in name.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise ConfigurationError("sink", f"{module} has no {name}") from None
-    return found
-
-
-def _check(function: Any, name: str) -> None:
-    """Refuse what cannot be called with one list of items. Raises ``ConfigurationError``."""
-    if inspect.isclass(function) or not callable(function):
-        kind = "a class" if inspect.isclass(function) else type(function).__qualname__
-        raise ConfigurationError("sink", f"{name} is {kind}; a function of one argument is needed")
-    call = function if inspect.isroutine(function) else function.__call__
-    if (
-        inspect.iscoroutinefunction(call)
-        or inspect.isgeneratorfunction(call)
-        or inspect.isasyncgenfunction(call)
-    ):
-        raise ConfigurationError("sink", f"{name} would not run when called; a plain function is needed")
-    try:
-        signature = inspect.signature(function)
-    except ValueError:
-        return  # written in C; the first call will show
-    try:
-        signature.bind([])
-    except TypeError as exc:
-        raise ConfigurationError("sink", f"{name} must take one list of items: {exc}") from None
-
-
-def _line(exc: BaseException) -> str:
-    return f"{type(exc).__qualname__}: {' '.join(str(exc).split())[:200]}"
 
 
 def _named(exc: BaseException) -> str:

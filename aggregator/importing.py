@@ -1,0 +1,75 @@
+"""The user's own functions, named in settings as ``package.module:name``: found, and looked at.
+
+What cannot work is told at the start: a module that does not import, a name that is not there, what
+is no function, or one that does not take what it will be called with.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aggregator.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_NUMBERS = ("no argument", "one argument", "two arguments", "three arguments")
+
+
+def load_function(module: str, name: str, *, field: str, takes: str, example: Sequence[Any]) -> Any:
+    """Import ``module`` and return its function ``name`` (dots lead into classes and objects).
+
+    ``example`` holds arguments like those of a real call, which the signature is tried with; nothing
+    is called. ``takes`` says in words what they are. Raises ``ConfigurationError`` for ``field``.
+    """
+    found = _load(module, name, field)
+    _check(found, f"{module}:{name}", field, takes, example)
+    return found
+
+
+def _load(module: str, name: str, field: str) -> Any:
+    """Import ``module`` as ``python -m`` would, the working folder first; return its attribute."""
+    folder = str(Path.cwd())
+    if not sys.flags.safe_path and not {"", folder} & set(sys.path):
+        sys.path.insert(0, folder)
+    try:
+        found: Any = import_module(module)
+    except (Exception, SystemExit) as exc:
+        raise ConfigurationError(field, f"{module} cannot be imported: {_line(exc)}") from exc
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise ConfigurationError(field, f"{module} has no {name}") from None
+    return found
+
+
+def _check(function: Any, name: str, field: str, takes: str, example: Sequence[Any]) -> None:
+    """Refuse what cannot be called with ``example``. Raises ``ConfigurationError``."""
+    needed = f"a function of {_NUMBERS[len(example)]} is needed"
+    if inspect.isclass(function) or not callable(function):
+        kind = "a class" if inspect.isclass(function) else type(function).__qualname__
+        raise ConfigurationError(field, f"{name} is {kind}; {needed}")
+    call = function if inspect.isroutine(function) else function.__call__
+    if (
+        inspect.iscoroutinefunction(call)
+        or inspect.isgeneratorfunction(call)
+        or inspect.isasyncgenfunction(call)
+    ):
+        raise ConfigurationError(field, f"{name} would not run when called; a plain function is needed")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return  # written in C; the first call will show
+    try:
+        signature.bind(*example)
+    except TypeError as exc:
+        raise ConfigurationError(field, f"{name} must take {takes}: {exc}") from None
+
+
+def _line(exc: BaseException) -> str:
+    return f"{type(exc).__qualname__}: {' '.join(str(exc).split())[:200]}"
