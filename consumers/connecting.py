@@ -59,3 +59,8 @@ class Broker:
         if self.tls:
             options["ssl"] = self.tls
         return Connection(self.url, **options)
+
+
+def is_not_found(exc: BaseException) -> bool:
+    """Whether a broker says that there is no such queue: 404, which kombu's transports give as text."""
+    return str(getattr(exc, "reply_code", None) or getattr(exc, "code", "")) == "404"

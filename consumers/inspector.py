@@ -5,6 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from amqp.exceptions import ChannelError
+
+from consumers.connecting import is_not_found
+
 if TYPE_CHECKING:
     from consumers.connecting import Broker
 
@@ -34,6 +38,11 @@ class Inspector:
             channel = self._connection.default_channel
             _, messages, consumers = channel.queue_declare(self._queue, passive=True)
             return QueueStatus(messages or 0, consumers or 0)
+        except ChannelError as exc:
+            self.close()
+            # on kombu's Redis an empty queue is none
+            absent = is_not_found(exc) and not self._broker.amqp
+            return QueueStatus(0, 0) if absent else None
         except Exception:  # noqa: BLE001 - whatever it is, there is no answer
             self.close()
             return None

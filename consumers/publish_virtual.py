@@ -26,6 +26,8 @@ _NAMED: Final = ("content_type", "content_encoding", "priority", "headers")
 #: No frames here: a bound that keeps headers sensible.
 _FRAME_MAX: Final = 131_072
 _BATCH: Final = 500
+#: Where a queue is a list that is there while it holds something.
+_LISTS: Final = "redis"
 _UNENCODABLE: Final = (EncodeError, TypeError, UnicodeError)
 
 
@@ -119,6 +121,8 @@ class VirtualLine:
         channel: Any = self.channel
         if not isinstance(channel, virtual.Channel):
             return True
+        if not exchange and self._connection.transport.driver_type == _LISTS:
+            return True  # an empty list is none: asked for, the queue would seem absent
         try:
             if not exchange:
                 channel.queue_declare(queue=routing_key, passive=True)

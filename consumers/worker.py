@@ -18,6 +18,7 @@ from kombu.mixins import ConsumerMixin
 
 from aggregator.backoff import Backoff
 from aggregator.clock import SYSTEM_CLOCK
+from consumers.connecting import is_not_found
 from consumers.delivery import AmqpDelivery, KombuDelivery, undecoded
 from consumers.link import ChannelLink
 
@@ -44,7 +45,6 @@ FRAMES_AT_ONCE = 3_000
 MESSAGES_AT_ONCE = 1_000
 #: Bodies of one read at most, so that the bound on what is held is asked again.
 BYTES_AT_ONCE = 1024 * 1024
-NOT_FOUND = 404
 
 STATES = ("connecting", "consuming", "waiting", "stopping", "stopped")
 
@@ -341,7 +341,7 @@ def ensure_queue(connection: Any, name: str) -> None:
     try:
         _declare(connection, name, passive=True)
     except connection.channel_errors as exc:
-        if getattr(exc, "reply_code", getattr(exc, "code", None)) != NOT_FOUND:
+        if not is_not_found(exc):
             raise
         _declare(connection, name, passive=False)
         log.info("queue_declared", queue=name)
