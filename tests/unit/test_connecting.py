@@ -1,0 +1,76 @@
+"""Connections to brokers: what is verified, and how long anything may take."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import pytest
+from amqp.exceptions import NotFound
+from kombu.exceptions import ChannelError
+
+from consumers.connecting import CONNECT_SECONDS, Broker, is_not_found
+
+
+@pytest.mark.parametrize(
+    ("url", "amqp"),
+    [
+        ("amqp://h//", True),
+        ("amqps://h//", True),
+        ("pyamqp://h//", True),
+        ("AMQP://h//", True),
+        ("sqlite-queue:///amqp.db", False),
+        ("redis://amqp/0", False),
+        ("memory://", False),
+    ],
+)
+def test_which_transports_speak_amqp(url, amqp):
+    assert Broker(url).amqp is amqp
+
+
+def test_every_wait_is_bounded_and_the_heart_beats():
+    connection = Broker("amqp://guest:secret@127.0.0.1:1//", heartbeat=7.0).connection()
+    assert connection.heartbeat == 7.0
+    assert connection.connect_timeout == CONNECT_SECONDS
+    assert connection.transport_options["socket_settings"][socket.TCP_USER_TIMEOUT] >= 5_000
+    assert not connection.ssl
+    assert "secret" not in connection.as_uri()
+
+
+@pytest.mark.parametrize(
+    ("url", "given", "name"),
+    [
+        ("amqps://broker.example//", None, "broker.example"),
+        ("amqps://u:p@broker.example:5671/v", None, "broker.example"),
+        ("amqps://localhost//", None, "localhost"),
+        ("amqps://10.0.0.1//", "broker.example", "broker.example"),
+        ("amqps://a.example//;amqps://b.example//", "cluster.example", "cluster.example"),
+    ],
+)
+def test_the_host_is_verified_by_its_name(url, given, name):
+    tls = Broker(url, server_hostname=given).tls
+    assert tls["server_hostname"] == name
+    assert tls["cert_reqs"] is ssl.CERT_REQUIRED
+    assert Broker(url, server_hostname=given).connection().ssl == tls
+
+
+def test_the_authority_that_was_given_is_the_only_one():
+    assert Broker("amqps://h//", ca="own.pem").tls["ca_certs"] == "own.pem"
+
+
+@pytest.mark.parametrize("url", ["amqp://h//", "redis://h/0", "sqlite-queue:///q.db"])
+def test_nothing_is_verified_where_nothing_is_encrypted(url):
+    assert Broker(url).tls is None
+
+
+@pytest.mark.parametrize(
+    ("exc", "absent"),
+    [
+        (NotFound("no queue", (50, 10)), True),
+        (ChannelError("NOT_FOUND", (50, 10), "Channel.queue_declare", "404"), True),
+        (ChannelError("locked", (50, 10), "Channel.queue_declare", "405"), False),
+        (ConnectionError("gone"), False),
+    ],
+)
+def test_what_says_that_there_is_no_queue(exc, absent):
+    assert is_not_found(exc) is absent
