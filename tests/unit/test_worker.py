@@ -1,0 +1,239 @@
+"""A worker over kombu's transport in memory, and over brokers that are not there or say nothing."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import uuid
+from contextlib import contextmanager
+from itertools import count
+
+import pytest
+import structlog
+from kombu import Connection
+from prometheus_client import CollectorRegistry
+
+from aggregator.delivery import Settlement
+from aggregator.metrics import Metrics
+from consumers.connecting import Broker
+from consumers.worker import Worker
+
+PATIENCE = 20
+
+
+class Pipeline:
+    """What a worker asks and tells; can be waited for."""
+
+    name = "r"
+
+    def __init__(self):
+        self.consuming = True
+        self.refusing = False
+        self.has_room = True
+        self.received = []
+        self.opened = []
+        self.lost = []
+        self.threads = set()
+        self.fail = None
+        self.asked = threading.Event()
+        self._changed = threading.Condition()
+
+    def wait_until_consuming(self, seconds):
+        self.asked.set()
+        with self._changed:
+            self._changed.wait(seconds)
+        return self.consuming
+
+    def accept(self, deliveries):
+        failure, self.fail = self.fail, None
+        if failure:
+            raise failure
+        with self._changed:
+            self.received += deliveries
+            self.threads.add(threading.current_thread())
+            self._changed.notify_all()
+
+    def link_opened(self, link, prefetch):
+        with self._changed:
+            self.opened.append((link, prefetch))
+            self._changed.notify_all()
+
+    def link_lost(self, link):
+        with self._changed:
+            self.lost.append(link)
+            self._changed.notify_all()
+
+    def until(self, holds):
+        with self._changed:
+            assert self._changed.wait_for(lambda: holds(self), PATIENCE)
+
+
+def made(broker, pipeline, queue="q"):
+    return Worker(
+        Broker(broker, heartbeat=1.0),
+        queue,
+        pipeline,
+        prefetch=10,
+        name="r-1",
+        epochs=count(1),
+        metrics=Metrics(CollectorRegistry()).route("r"),
+    )
+
+
+@contextmanager
+def running(worker):
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        worker.stopping.set()
+        worker.released.set()
+        worker.wake()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+        worker.close()
+
+
+@pytest.fixture
+def pipeline():
+    return Pipeline()
+
+
+@pytest.fixture
+def queue():
+    return f"q-{uuid.uuid4().hex}"
+
+
+@contextmanager
+def channel_of(queue):
+    with Connection("memory://") as connection, connection.channel() as channel:
+        channel.queue_declare(queue=queue)
+        yield channel
+
+
+def send(queue, bodies):
+    with channel_of(queue) as channel:
+        for body in bodies:
+            channel.basic_publish(channel.prepare_message(body), "", queue)
+
+
+def test_what_comes_is_handed_over_and_acked_by_the_worker_alone(pipeline, queue):
+    send(queue, [b"1", b"2", b"3"])
+    worker = made("memory://", pipeline, queue)
+    with running(worker) as thread:
+        pipeline.until(lambda p: len(p.received) == 3)
+        assert pipeline.threads == {thread}
+        ((link, prefetch),) = pipeline.opened
+        assert prefetch == 10
+        assert {delivery.link for delivery in pipeline.received} == {link}
+        assert link.unsettled == 3
+        acked = threading.Event()
+        by = []
+        ack = link._channel.basic_ack
+
+        def basic_ack(tag, **more):
+            by.append(threading.current_thread())
+            ack(tag, **more)
+            if len(by) == 3:
+                acked.set()
+
+        link._channel.basic_ack = basic_ack
+        link.settle(pipeline.received, Settlement.ACK)
+        assert acked.wait(PATIENCE)
+        assert set(by) == {thread}
+        assert worker.state == "consuming"
+    assert worker.state == "stopped"
+    assert pipeline.lost == [link]
+    assert not link.alive
+
+
+def test_cancelled_first_and_closed_only_once_released(pipeline, queue):
+    worker = made("memory://", pipeline, queue)
+    with running(worker):
+        pipeline.until(lambda p: p.opened)
+        worker.stopping.set()
+        assert worker.cancelled.wait(PATIENCE)
+        assert not pipeline.lost
+        send(queue, [b"late"])
+    assert pipeline.received == []
+    assert len(pipeline.lost) == 1
+
+
+def test_an_absent_queue_is_declared(pipeline, queue):
+    with running(made("memory://", pipeline, queue)):
+        pipeline.until(lambda p: p.opened)
+        with Connection("memory://") as connection, connection.channel() as channel:
+            channel.queue_declare(queue=queue, passive=True)
+
+
+def test_a_fault_of_ours_costs_the_link_and_not_the_thread(pipeline, queue):
+    pipeline.fail = ZeroDivisionError()
+    send(queue, [b"1"])
+    with structlog.testing.capture_logs() as logs, running(made("memory://", pipeline, queue)):
+        pipeline.until(lambda p: len(p.opened) == 2)
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["worker_failed"]
+    (first, _), (second, _) = pipeline.opened
+    assert (first.epoch, second.epoch) == (1, 2)
+    assert pipeline.lost[0] is first
+
+
+def test_a_route_that_does_not_consume_lets_go_and_waits(pipeline, queue):
+    worker = made("memory://", pipeline, queue)
+    with running(worker):
+        pipeline.until(lambda p: p.opened)
+        pipeline.consuming = False
+        pipeline.until(lambda p: p.lost)
+        assert pipeline.asked.wait(PATIENCE)
+        assert worker.state == "waiting"
+        assert len(pipeline.opened) == 1
+        pipeline.consuming = True
+        pipeline.until(lambda p: len(p.opened) == 2)
+
+
+def test_nothing_more_is_read_while_there_is_no_room(pipeline, queue):
+    pipeline.has_room = False
+    send(queue, [b"1"])
+    worker = made("memory://", pipeline, queue)
+    with running(worker):
+        pipeline.until(lambda p: p.opened)
+        beat = worker.beat
+        turned = threading.Event()
+        worker._hand_over = turned.set
+        assert turned.wait(PATIENCE)
+        turned.clear()
+        assert turned.wait(PATIENCE)
+        assert worker.beat > beat
+        assert pipeline.received == []
+        del worker._hand_over
+        pipeline.has_room = True
+        pipeline.until(lambda p: len(p.received) == 1)
+
+
+def test_it_stops_while_the_broker_is_away(pipeline):
+    worker = made("amqp://guest:secret@127.0.0.1:1//", pipeline)
+    with structlog.testing.capture_logs() as logs, running(worker):
+        while not logs:
+            worker.stopping.wait(0.01)
+        assert worker.state == "connecting"
+    assert worker.state == "stopped"
+    assert "secret" not in str(logs)
+    assert not pipeline.opened
+
+
+def test_a_broker_that_says_nothing_holds_it_for_seconds_only(pipeline, monkeypatch):
+    monkeypatch.setattr("consumers.connecting.CONNECT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        worker = made(f"amqp://guest:guest@127.0.0.1:{silent.getsockname()[1]}//", pipeline)
+        with structlog.testing.capture_logs() as logs, running(worker):
+            while not logs:
+                worker.stopping.wait(0.01)
+    assert logs[0]["event"] == "link_lost"
+
+
+def test_waking_never_blocks(pipeline):
+    worker = made("memory://", pipeline)
+    for _ in range(100_000):  # more than a pipe holds
+        worker.wake()
+    worker._drain_wakes()
+    worker.close()
