@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 settings.register_profile("default", deadline=None)
 settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("thorough", max_examples=2000, deadline=None)
+settings.register_profile("long", max_examples=10_000, deadline=None)
 
 BROKERS = {"rabbitmq": "3.10", "rabbitmq4": "4.0"}
 SERVER_FIXTURES = {"elasticsearch", "rabbitmq3", "rabbitmq4", "redis"}
