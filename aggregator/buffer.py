@@ -6,14 +6,16 @@ holds a lock around every call. Times are monotonic seconds and never go back.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from itertools import count, pairwise
+from itertools import count, islice, pairwise
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
+from aggregator.closed import ClosedKeys
 from aggregator.completion import AnyOf, Trigger
+from aggregator.errors import MessageRefusedError
 from aggregator.ledger import with_followers
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 #: How many keys are remembered for the numbering of their parts.
 PARTS_REMEMBERED = 100_000
+#: What becomes of a member of a key that is closed: it opens a new group, goes alone, or is refused.
+LATE_NEW, LATE_ALONE, LATE_REFUSED = "new", "alone", "dead-letter"
 #: From this many timers on it is worth a look how many of them are of groups that are gone.
 TIMERS_LEAST = 1_000
 
@@ -79,17 +83,30 @@ class Buffer:
     """Groups deliveries by key until they are complete.
 
     ``held`` counts the deliveries in open groups, sentinels and second copies included; ``bytes``
-    their bodies, that of a second copy once.
+    their bodies, that of a second copy once. ``grace``: seconds for members that a sentinel without
+    a count has overtaken. ``late``: what becomes of members of a key that ``closed`` remembers.
+    ``most_groups``: with more keys than that, the oldest group completes by pressure.
     """
 
-    def __init__(self, completion: AnyOf, *, grace: float = 0.0) -> None:
+    def __init__(
+        self,
+        completion: AnyOf,
+        *,
+        grace: float = 0.0,
+        closed: ClosedKeys | None = None,
+        late: str = LATE_NEW,
+        most_groups: float = inf,
+    ) -> None:
         self._completion = completion
         self._grace = grace
+        self._closed = closed if closed is not None else ClosedKeys()  # an empty one is false
+        self._late = late
+        self._most_groups = most_groups
         self._groups: dict[str | None, Group] = {}  # in order of their opening
         self._timers: list[tuple[float, int, Group]] = []
         self._ticket = count()
         self._copies = 0
-        self._parts: dict[str | None, int] = {}
+        self._parts: OrderedDict[str | None, int] = OrderedDict()
         self._done: list[Batch] = []
         self.held = 0
         self.bytes = 0
@@ -104,10 +121,20 @@ class Buffer:
         """When :meth:`advance` has something to do, at the earliest; ``inf`` for never."""
         return self._timers[0][0] if self._timers else inf
 
-    def add(self, delivery: Delivery, key: str | None, now: float) -> None:
-        """Take a member. Call :meth:`advance` first: a group that is due takes no more."""
+    def add(self, delivery: Delivery, key: str | None, now: float, expected: int | None = None) -> None:
+        """Take a member. Call :meth:`advance` first: a group that is due takes no more.
+
+        ``expected``: how many members the delivery says that its group has, itself included. Raises
+        ``MessageRefusedError`` (``late``, ``bad-sequence``): the delivery is not taken.
+        """
         group = self._groups.get(key)
+        if expected is not None and group is not None and group.expected not in {None, expected}:
+            said = f"of {expected} members, the group's others say of {group.expected}"
+            raise MessageRefusedError("bad-sequence", said)
         if group is None:
+            if self._closed.holds(key, now) and self._late != LATE_NEW:
+                self._take_late(delivery, key, now)
+                return
             group = self._open(key, now)
         elif group.deliveries and (trigger := self._completion.before(group, delivery)):
             self._complete(group, trigger, now)
@@ -118,18 +145,32 @@ class Buffer:
         group.last = now
         self.held += 1
         self.bytes += size
-        if trigger := self._completion.after(group, delivery):
+        if expected is not None:
+            group.expected = expected
+        try:
+            trigger = self._completion.after(group, delivery)
+        except MessageRefusedError:
+            self._take_back(group, delivery)
+            raise
+        if trigger:
             self._complete(group, trigger, now)
         elif group.expected is not None and self._all_there(group):
-            self._complete(group, Trigger.SENTINEL, now)
+            self._complete(group, Trigger.SENTINEL if group.controls else Trigger.SEQUENCE, now)
 
     def add_sentinel(self, delivery: Delivery, key: str | None, expected: int | None, now: float) -> None:
         """Take a sentinel: its group completes once ``expected`` members are there.
 
         Without a number it completes after the grace, because other workers may still hold members
-        that were sent before the sentinel.
+        that were sent before the sentinel. One for a key that is closed is late, or repeated: it is
+        acked, and no group waits for its members.
         """
-        group = self._groups.get(key) or self._open(key, now)
+        group = self._groups.get(key)
+        if group is None and self._closed.holds(key, now):
+            group = Group(key, now)
+            group.controls.append(delivery)
+            self._done.append(self._batch(group, Trigger.LATE, 1, now))
+            return
+        group = group or self._open(key, now)
         group.controls.append(delivery)
         self.held += 1
         self.bytes += len(delivery.body)
@@ -156,6 +197,13 @@ class Buffer:
                 self._complete(group, trigger, now)
             else:
                 self._schedule(group, when)
+
+    def force(self, now: float, *keys: str | None) -> int:
+        """Complete the groups of these keys, of all if none is named; return how many there were."""
+        groups = [g for key in keys if (g := self._groups.get(key))] if keys else list(self._groups.values())
+        for group in groups:
+            self._complete(group, Trigger.FORCED, now)
+        return len(groups)
 
     def relieve(self, deliveries: int, size: int, now: float) -> None:
         """Complete the oldest groups until this many deliveries and bytes are freed."""
@@ -225,7 +273,27 @@ class Buffer:
         done, self._done = self._done, []
         return done
 
+    def _take_back(self, group: Group, delivery: Delivery) -> None:
+        group.deliveries.pop()
+        group.bytes -= len(delivery.body)
+        self.bytes -= len(delivery.body)
+        self.held -= 1
+        if not group.deliveries and not group.controls:
+            self._remove(group)
+
+    def _take_late(self, delivery: Delivery, key: str | None, now: float) -> None:
+        if self._late == LATE_REFUSED:
+            raise MessageRefusedError("late", "its group is complete")
+        group = Group(key, now)
+        group.deliveries.append(delivery)
+        group.bytes = len(delivery.body)
+        self._done.append(self._batch(group, Trigger.LATE, 1, now))
+
     def _open(self, key: str | None, now: float) -> Group:
+        if len(self._groups) >= self._most_groups:
+            # some at once: each look for the oldest passes all that have gone since the last
+            for oldest in list(islice(self._groups.values(), 1 + len(self._groups) // 256)):
+                self._complete(oldest, Trigger.PRESSURE, now)
         group = self._groups[key] = Group(key, now)
         when, _ = self._completion.deadline(group)
         self._schedule(group, when)
@@ -249,24 +317,30 @@ class Buffer:
         return len({member.id or id(member) for member in group.deliveries}) >= expected
 
     def _complete(self, group: Group, trigger: Trigger, now: float) -> None:
-        part = self._parts.pop(group.key, 0) + 1 if group.key is not None else 1
-        if not trigger.closes and group.key is not None:
-            if len(self._parts) >= PARTS_REMEMBERED:
-                del self._parts[next(iter(self._parts))]
-            self._parts[group.key] = part
-        batch = Batch(
+        part = 1
+        if group.key is not None:
+            part += self._parts.pop(group.key, 0)
+            if trigger in self._completion.closing:
+                self._closed.close(group.key, now)
+            else:
+                self._parts[group.key] = part
+                if len(self._parts) > PARTS_REMEMBERED:
+                    self._parts.popitem(last=False)
+        self._done.append(self._batch(group, trigger, part, now))
+        self._remove(group)
+
+    def _batch(self, group: Group, trigger: Trigger, part: int, now: float) -> Batch:
+        return Batch(
             group.key,
             group.deliveries,
             group.controls,
             group.bytes,
             trigger,
             part,
-            trigger.closes,
+            trigger in self._completion.closing,
             group.opened,
             now,
         )
-        self._done.append(batch)
-        self._remove(group)
 
     def _remove(self, group: Group) -> None:
         del self._groups[group.key]

@@ -11,8 +11,14 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING
 
+from aggregator.errors import ConfigurationError, MessageRefusedError
+from aggregator.importing import load_function
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from aggregator.buffer import Group
+    from aggregator.clock import Clock
     from aggregator.delivery import Delivery
 
 
@@ -21,20 +27,26 @@ class Trigger(Enum):
 
     SIZE = "size"
     BYTES = "bytes"
+    PREDICATE = "predicate"
+    SEQUENCE = "sequence"
+    """As many members are there as they say themselves that there will be."""
     SENTINEL = "sentinel"
     AGE = "age"
     IDLE = "idle"
+    INTERVAL = "interval"
+    CRONTAB = "crontab"
+    DEADLINE = "deadline"
+    """The broker's ack deadline is near."""
     PRESSURE = "pressure"
-    """Everything that the broker will send is held, or the bound in bytes is reached."""
+    """Everything that the broker will send is held, or a bound is reached."""
+    FORCED = "forced"
+    LATE = "late"
+    """The key was closed before: the message goes alone."""
     SHUTDOWN = "shutdown"
 
-    @property
-    def closes(self) -> bool:
-        """Whether the key is done with; otherwise the batch is a part and the key stays open."""
-        return self in _CLOSING
 
-
-_CLOSING = frozenset({Trigger.SIZE, Trigger.BYTES, Trigger.SENTINEL})
+#: These say that the key is done with; by any other the batch is a part, and its key stays open.
+CLOSING = frozenset({Trigger.SIZE, Trigger.BYTES, Trigger.PREDICATE, Trigger.SEQUENCE, Trigger.SENTINEL})
 
 
 class Condition:
@@ -107,10 +119,97 @@ class Idle(Condition):
         return group.last + self.seconds
 
 
-class AnyOf:
-    """The first condition that holds completes the group; the order of the list is the precedence."""
+@dataclass(frozen=True, slots=True)
+class Predicate(Condition):
+    """``function(members, delivery)`` says so: ``members`` are the group's deliveries, to be read only.
 
-    def __init__(self, *conditions: Condition) -> None:
+    With ``early`` it is asked before the delivery is added, which then opens the next group;
+    otherwise after it, and the delivery is the last of ``members``. Where it raises, that delivery
+    is refused (``predicate-failed``), and the group stays as it was.
+    """
+
+    function: Callable[[Sequence[Delivery], Delivery], bool]
+    early: bool = False
+    trigger = Trigger.PREDICATE
+
+    def before(self, group: Group, delivery: Delivery) -> bool:
+        """Ask, if it is to be asked before adding."""
+        return self.early and self._ask(group, delivery)
+
+    def after(self, group: Group, delivery: Delivery) -> bool:
+        """Ask, if it is to be asked after adding."""
+        return not self.early and self._ask(group, delivery)
+
+    def _ask(self, group: Group, delivery: Delivery) -> bool:
+        problem = ""
+        try:
+            return bool(self.function(group.deliveries, delivery))
+        except Exception as exc:  # noqa: BLE001 - the user's own; its words may hold the body
+            problem = type(exc).__name__
+        raise MessageRefusedError("predicate-failed", problem)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline(Condition):
+    """``seconds`` have passed since the first delivery: longer, and the broker takes it back."""
+
+    seconds: float
+    trigger = Trigger.DEADLINE
+
+    def deadline(self, group: Group) -> float:
+        """Seconds after the opening."""
+        return group.opened + self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Interval(Condition):
+    """The wall clock passes a multiple of ``seconds`` since 1970: every full minute, every full hour."""
+
+    seconds: float
+    clock: Clock
+    trigger = Trigger.INTERVAL
+
+    def deadline(self, group: Group) -> float:
+        """Return the first multiple after the opening."""
+        offset = self.clock.time() - self.clock.monotonic()
+        opened = group.opened + offset
+        return (opened // self.seconds + 1) * self.seconds - offset
+
+
+class Crontab(Condition):
+    """A moment of a crontab expression has come (``*/15 6-22 * * mon-fri``), in a time zone.
+
+    ``next_after(wall)`` returns the first moment after it, both in seconds since 1970. Groups that
+    open between two moments share one answer.
+    """
+
+    trigger = Trigger.CRONTAB
+
+    def __init__(self, next_after: Callable[[float], float], clock: Clock) -> None:
+        self._next_after = next_after
+        self._clock = clock
+        self._known = (inf, -inf)
+
+    def deadline(self, group: Group) -> float:
+        """Return the first moment after the opening."""
+        offset = self._clock.time() - self._clock.monotonic()
+        opened = group.opened + offset
+        since, moment = self._known
+        if not since <= opened < moment:
+            moment = self._next_after(opened)
+            self._known = (opened, moment)
+        return moment - offset
+
+
+class AnyOf:
+    """The first condition that holds completes the group; the order of the list is the precedence.
+
+    ``closing``: the triggers after which a key is done with.
+    """
+
+    def __init__(self, *conditions: Condition, closing: frozenset[Trigger] = CLOSING) -> None:
+        self.closing = closing
+
         def overriding(method: str) -> list[Condition]:
             return [c for c in conditions if getattr(type(c), method) is not getattr(Condition, method)]
 
@@ -143,6 +242,17 @@ class AnyOf:
         return when, what
 
 
-def any_of(*conditions: Condition) -> AnyOf:
+def any_of(*conditions: Condition, closing: frozenset[Trigger] = CLOSING) -> AnyOf:
     """Compose conditions: the first that holds completes the group."""
-    return AnyOf(*conditions)
+    return AnyOf(*conditions, closing=closing)
+
+
+def load_predicate(
+    reference: str, field: str = "predicate"
+) -> Callable[[Sequence[Delivery], Delivery], bool]:
+    """Return the function that ``package.module:name`` names; raises ``ConfigurationError`` for ``field``."""
+    module, colon, name = reference.partition(":")
+    if not (module and colon and name):
+        raise ConfigurationError(field, f"{reference!r} names no function; package.module:name is needed")
+    takes = "the group's deliveries and the new one"
+    return load_function(module, name, field=field, takes=takes, example=((), None))  # type: ignore[no-any-return]

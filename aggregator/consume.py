@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from math import inf
 from typing import TYPE_CHECKING
 
 import structlog
@@ -12,13 +13,29 @@ from aggregator import logs, sinks
 from aggregator.backoff import Backoff
 from aggregator.check import check
 from aggregator.clock import SYSTEM_CLOCK
-from aggregator.completion import Age, Bytes, Condition, Idle, Size, any_of
+from aggregator.closed import ClosedKeys
+from aggregator.completion import (
+    CLOSING,
+    Age,
+    Bytes,
+    Condition,
+    Crontab,
+    Deadline,
+    Idle,
+    Interval,
+    Predicate,
+    Size,
+    Trigger,
+    any_of,
+    load_predicate,
+)
 from aggregator.config import Route, Settings, load
-from aggregator.correlation import compile_expression, compile_match
+from aggregator.correlation import compile_expression, compile_key, compile_match
 from aggregator.errors import AggregatorError, ConfigurationError, ConfigurationErrors
 from aggregator.intake import Intake
 from aggregator.metrics import Metrics
 from aggregator.pipeline import Limits, Pipeline
+from aggregator.schedule import crontab
 from aggregator.serving import MetricsServer
 from consumers.brokers import broker_fault
 from consumers.connecting import Broker
@@ -122,6 +139,9 @@ def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRo
         metrics=route_metrics,
         limits=_limits(route),
         grace=route.sentinel_grace,
+        closed=ClosedKeys(route.closed_keys, route.closed_for or inf),
+        late=route.late,
+        most_groups=route.max_groups or inf,
     )
     return RunningRoute(
         pipeline,
@@ -149,7 +169,9 @@ def _flushers(route: Route, sink: Sink) -> int:
 def _intake(route: Route) -> Intake:
     return Intake(
         SYSTEM_CLOCK,
-        key=compile_expression(route.correlate) if route.correlate else None,
+        key=compile_key(route.correlate) if route.correlate else None,
+        default_key=route.on_missing_key.removeprefix("key:") if ":" in route.on_missing_key else None,
+        sequence=compile_expression(route.sequence, "sequence") if route.sequence else None,
         id=compile_expression(route.id, "id") if route.id else None,
         is_sentinel=compile_match(route.sentinel) if route.sentinel else None,
         sentinel_count=route.sentinel_count,
@@ -166,11 +188,21 @@ def _completion(route: Route) -> AnyOf:
         conditions.append(Bytes(route.bytes))
     if route.size is not None:
         conditions.append(Size(route.size))
+    if route.predicate is not None:
+        conditions.append(Predicate(load_predicate(route.predicate), route.predicate_early))
     if route.age is not None:
         conditions.append(Age(route.age))
     if route.idle is not None:
         conditions.append(Idle(route.idle))
-    return any_of(*conditions)
+    if route.interval is not None:
+        conditions.append(Interval(route.interval, SYSTEM_CLOCK))
+    if route.crontab is not None:
+        conditions.append(Crontab(crontab(route.crontab, route.time_zone), SYSTEM_CLOCK))
+    if route.deadline_share is not None:
+        conditions.append(Deadline(route.deadline_share * route.ack_deadline))
+    closing = CLOSING | {Trigger(name) for name in (route.close_on or "").split(",") if name}
+    # of a key, what no longer fits is a part: its other members are still to come
+    return any_of(*conditions, closing=closing - {Trigger.BYTES} if route.correlate else closing)
 
 
 def _limits(route: Route) -> Limits:

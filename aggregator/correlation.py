@@ -2,7 +2,8 @@
 
 An expression is a name of AMQP's basic properties (``correlation_id``), ``routing_key``,
 ``exchange``, ``header:NAME``, ``property:NAME``, a JSON pointer into the body (``/user/id``,
-RFC 6901), or ``constant:TEXT``. It is compiled once, at the start.
+RFC 6901), ``constant:TEXT``, or ``function:package.module:name``, which is called with the delivery
+and returns a text, a number or None. It is compiled once, at the start.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from aggregator.errors import ConfigurationError, MessageRefusedError
+from aggregator.importing import load_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +51,8 @@ def compile_expression(text: str, field: str = "correlate") -> Expression:
     (``bad-value``). A text that is no expression raises ``ConfigurationError`` for ``field``.
     """
     kind, colon, name = text.partition(":")
+    if kind == "function" and colon:
+        return _function(name, field)
     if text.startswith("/"):
         return _pointer(text)
     if text in PROPERTIES:
@@ -56,6 +62,25 @@ def compile_expression(text: str, field: str = "correlate") -> Expression:
     if colon and name and kind in {"header", "property", "constant"}:
         return {"header": _header, "property": _property, "constant": _constant}[kind](name)
     raise ConfigurationError(field, f"{text!r} is no expression; {HELP} is needed")
+
+
+def compile_key(text: str, field: str = "correlate") -> Expression:
+    """Return the function that reads a key: one expression, or several joined by ``' + '``.
+
+    A key of several is None where any of them is. Raises as :func:`compile_expression`.
+    """
+    reads = [compile_expression(part.strip(), field) for part in text.split(" + ")]
+    if len(reads) == 1:
+        return reads[0]
+
+    def read(delivery: Delivery) -> str | None:
+        values = [one(delivery) for one in reads]
+        if any(value is None for value in values):
+            return None
+        # unambiguous, whatever the values hold
+        return orjson.dumps(values).decode()
+
+    return read
 
 
 def _text(value: Any, where: str) -> str | None:
@@ -87,6 +112,22 @@ def _header(name: str) -> Expression:
 
     def read(delivery: Delivery) -> str | None:
         return _text(delivery.headers.get(name), where)
+
+    return read
+
+
+def _function(reference: str, field: str) -> Expression:
+    module, _, name = reference.partition(":")
+    function = load_function(module, name, field=field, takes="one delivery", example=(None,))
+
+    def read(delivery: Delivery) -> str | None:
+        try:
+            return _text(function(delivery), reference)
+        except MessageRefusedError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - the user's own; its words may hold the body
+            problem = f"{reference} raised {type(exc).__name__}"
+        raise MessageRefusedError("function-failed", problem)
 
     return read
 

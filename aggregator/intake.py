@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import count
 from secrets import token_hex
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from aggregator.documents import make_document
 from aggregator.errors import MessageRefusedError
@@ -24,14 +24,9 @@ if TYPE_CHECKING:
 DELIVERY_COUNT = "x-delivery-count"
 
 
-class Sentinel(NamedTuple):
-    """What a control message says: how many members its group has, None where it does not say."""
-
-    expected: int | None
-
-
-#: A delivery for the buffer, its key, and what it says if it is a sentinel. A plain tuple: one a message.
-Entry = tuple["Delivery", str | None, Sentinel | None]
+#: A delivery for the buffer, its key, whether it is a sentinel, and how many members it says that its
+#: group has (None: it does not say). A plain tuple: one for each message.
+Entry = tuple["Delivery", str | None, bool, int | None]
 
 
 @dataclass(slots=True)
@@ -44,13 +39,19 @@ class Sorted:
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """How deliveries of a route are read. ``key`` and ``id`` of None: one group, ids made here."""
+    """How deliveries of a route are read. ``key`` and ``id`` of None: one group, ids made here.
+
+    ``default_key``: the key of what has none; None refuses it. ``sequence``: reads from a member how
+    many its group has.
+    """
 
     clock: Clock
     key: Expression | None = None
     id: Expression | None = None
     is_sentinel: Callable[[Delivery], bool] | None = None
     sentinel_count: str | None = None
+    default_key: str | None = None
+    sequence: Expression | None = None
     delivery_limit: int = 15
     trust_json: bool = False
     max_message: int = 16 * 1024 * 1024
@@ -76,16 +77,17 @@ class Intake:
                     delivery.id = f"{prefix}{next(self._serial):08x}"
                 self._place(delivery, result)
             except MessageRefusedError as exc:
-                result.refused.append(self._refuse(delivery, exc))
+                result.refused.append(self.refusal(delivery, exc))
             except Exception as exc:  # noqa: BLE001
                 # a message that nobody foresaw must not take its neighbours, or the link, with it;
                 # a stranger's words may hold the body
                 result.refused.append(
-                    self._refuse(delivery, MessageRefusedError("unreadable", type(exc).__name__))
+                    self.refusal(delivery, MessageRefusedError("unreadable", type(exc).__name__))
                 )
         return result
 
-    def _refuse(self, delivery: Delivery, error: MessageRefusedError) -> Refused:
+    def refusal(self, delivery: Delivery, error: MessageRefusedError) -> Refused:
+        """Return the refusal of a message that never reached the sink."""
         now = self.clock.time()
         return Refused(delivery, error.reason, error.detail, error_type="message", first=now, last=now)
 
@@ -113,18 +115,29 @@ class Intake:
         if self.key is not None:
             key = self._read(self.key, delivery)
             if key is None:
+                key = self.default_key
+            if key is None:
                 raise MessageRefusedError("no-key", "the message has nothing to correlate it by")
         if self.is_sentinel is not None and self.is_sentinel(delivery):
-            result.entries.append((delivery, key, Sentinel(self._expected(delivery))))
+            result.entries.append((delivery, key, True, self._count_of(delivery)))
             delivery.forget_json()
             return
+        expected = self._sequence_of(delivery) if self.sequence is not None else None
         if delivery.parsed:
             # it was parsed for its key or id: make the document now, and let the objects go
             delivery.document = delivery.document or self._document(delivery)
             delivery.forget_json()
-        result.entries.append((delivery, key, None))
+        result.entries.append((delivery, key, False, expected))
 
-    def _expected(self, delivery: Delivery) -> int | None:
+    def _sequence_of(self, delivery: Delivery) -> int:
+        said = self._read(self.sequence, delivery) if self.sequence is not None else None
+        if said is None:
+            raise MessageRefusedError("bad-sequence", "the message does not say how many its group has")
+        if not said.isascii() or not said.isdecimal() or not int(said[:9]) > 0 or len(said) > 9:  # noqa: PLR2004
+            raise MessageRefusedError("bad-sequence", "the number of members is no number above zero")
+        return int(said)
+
+    def _count_of(self, delivery: Delivery) -> int | None:
         if self.sentinel_count is None:
             return None
         value = delivery.headers.get(self.sentinel_count)

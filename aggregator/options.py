@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from aggregator.correlation import compile_expression
+from aggregator.completion import load_predicate
+from aggregator.correlation import compile_expression, compile_key
 from aggregator.defaults import DEFAULT_BROKER, DEFAULT_QUEUE, DEFAULT_SINK
 from aggregator.errors import ConfigurationError
 from aggregator.masking import SecretUrl
+from aggregator.schedule import crontab
 from aggregator.units import Duration, Size
 
 MAX_PREFETCH = 65_535
@@ -56,6 +58,52 @@ def _expression(text: str) -> str:
     return text
 
 
+def _key(text: str) -> str:
+    try:
+        compile_key(text)
+    except ConfigurationError as exc:
+        raise ValueError(exc.problem) from None
+    return text
+
+
+def _crontab(text: str) -> str:
+    try:
+        crontab(text)
+    except ConfigurationError as exc:
+        raise ValueError(exc.problem) from None
+    return text
+
+
+def _zone(text: str) -> str:
+    try:
+        crontab("* * * * *", text)
+    except ConfigurationError as exc:
+        raise ValueError(exc.problem) from None
+    return text
+
+
+def _triggers(text: str) -> str:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in {"age", "idle", "interval", "crontab"}]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is none of age, idle, interval, crontab")
+    return ",".join(names)
+
+
+def _predicate(text: str) -> str:
+    try:
+        load_predicate(text)
+    except ConfigurationError as exc:
+        raise ValueError(exc.problem) from None
+    return text
+
+
+def _missing(text: str) -> str:
+    if text != "dead-letter" and not (text.startswith("key:") and text != "key:"):
+        raise ValueError(f"{text!r} says nothing; dead-letter or key:TEXT is needed")
+    return text
+
+
 def _sentinel(text: str) -> str:
     expression, equals, value = text.partition("=")
     if not (equals and value):
@@ -84,6 +132,12 @@ def _file(path: Path) -> Path:
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, AfterValidator(_name)]
 Expression = Annotated[str, AfterValidator(_expression)]
+Key = Annotated[str, AfterValidator(_key)]
+Crontab = Annotated[str, AfterValidator(_crontab)]
+Zone = Annotated[str, AfterValidator(_zone)]
+Triggers = Annotated[str, AfterValidator(_triggers)]
+Function = Annotated[str, AfterValidator(_predicate)]
+Missing = Annotated[str, AfterValidator(_missing)]
 Sentinel = Annotated[str, AfterValidator(_sentinel)]
 Count = Annotated[int, BeforeValidator(_number)]
 Share = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
@@ -162,15 +216,55 @@ class Grouping(Options):
     idle: Annotated[Duration | None, Unset, OrOff] = option(
         None, "a group goes this long after its last message", "DURATION", unset="off"
     )
-    correlate: Annotated[Expression | None, Unset] = option(
+    interval: Annotated[Duration | None, Unset, OrOff] = option(
+        None, "all groups go when the wall clock passes a multiple of this (1m: each minute)", "DURATION",
+        unset="off",
+    )  # fmt: skip
+    crontab: Annotated[Crontab | None, Unset] = option(
+        None, "all groups go at these moments: '*/15 6-22 * * mon-fri'", "CRONTAB", unset="off"
+    )
+    time_zone: Zone = option("UTC", "whose calendar crontab follows", "ZONE")
+    deadline_share: Annotated[Share | None, Unset] = option(
+        0.5,
+        "a group goes at the latest after this share of ack_deadline",
+        "SHARE",
+        unset="off",
+        gt=0,
+        le=0.75,
+    )
+    predicate: Annotated[Function | None, Unset] = option(
+        None, "a function of the group's deliveries and the new one that says whether it is complete",
+        "MODULE:NAME", unset="off",
+    )  # fmt: skip
+    predicate_early: bool = option(False, "ask the predicate before the new one is added, not after")
+    sequence: Annotated[Expression | None, Unset] = option(
+        None, "where each message says how many its group has: header:count", "EXPRESSION", unset="off"
+    )
+    close_on: Annotated[Triggers | None, Unset] = option(
+        None, "a key is done with after these too, not only in part: age,idle,interval,crontab", "TRIGGERS",
+        unset="size, predicate, sequence, sentinel",
+    )  # fmt: skip
+    closed_keys: Count = option(0, "keys remembered after their group was complete", "N", ge=0)
+    closed_for: Annotated[Duration | None, Unset, OrOff] = option(
+        None, "and for how long", "DURATION", unset="until there are too many"
+    )
+    late: Literal["new", "alone", "dead-letter"] = option(
+        "new",
+        "what becomes of a message for a key that is remembered: a new group, written alone, or refused",
+    )
+    max_groups: Annotated[Count | None, Unset] = option(
+        None, "with more open groups than this the oldest goes", "N", unset="no bound but prefetch", ge=1
+    )
+    correlate: Annotated[Key | None, Unset] = option(
         None,
         "what makes messages belong together: message_id, correlation_id, type, routing_key, header:NAME,"
-        " property:NAME, or a JSON pointer into the body such as /user/id",
+        " property:NAME, a JSON pointer into the body such as /user/id, or function:MODULE:NAME; several"
+        " are joined by ' + '",
         "EXPRESSION",
         unset="all are one group",
     )
-    on_missing_key: Literal["dead-letter"] = option(
-        "dead-letter", "what becomes of a message without a key to correlate by"
+    on_missing_key: Missing = option(
+        "dead-letter", "what becomes of a message without a key: refused, or key:TEXT", "WHAT"
     )
     sentinel: Annotated[Sentinel | None, Unset] = option(
         None, "a message that ends its group: type=sentinel, header:end=true", "EXPRESSION=VALUE", unset="off"

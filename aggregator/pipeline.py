@@ -16,10 +16,10 @@ import structlog
 
 from aggregator.backoff import Backoff
 from aggregator.breaker import Breaker
-from aggregator.buffer import Buffer
+from aggregator.buffer import LATE_NEW, Buffer
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.delivery import Settlement
-from aggregator.errors import UnrecoverableError
+from aggregator.errors import MessageRefusedError, UnrecoverableError
 from aggregator.flush import Flush, problem_of
 from aggregator.ledger import Ledger, Recall, with_followers
 from aggregator.outbox import Outbox, Request
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from aggregator.clock import Clock
+    from aggregator.closed import ClosedKeys
     from aggregator.completion import AnyOf
     from aggregator.delivery import Delivery, Link
     from aggregator.intake import Intake, Sorted
@@ -84,6 +85,9 @@ class Pipeline:
         metrics: RouteMetrics,
         limits: Limits | None = None,
         grace: float = 0.0,
+        closed: ClosedKeys | None = None,
+        late: str = LATE_NEW,
+        most_groups: float = inf,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.name = name
@@ -94,7 +98,7 @@ class Pipeline:
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._log = log.bind(route=name)
-        self._buffer = Buffer(completion, grace=grace)
+        self._buffer = Buffer(completion, grace=grace, closed=closed, late=late, most_groups=most_groups)
         self._ledger = Ledger()
         self._outbox = Outbox(
             max_items=min(limits.request_items, sink.limits.items or limits.request_items),
@@ -248,6 +252,16 @@ class Pipeline:
             self._do(job)
         return job is not None
 
+    def force(self, *keys: str | None) -> int:
+        """Complete the groups of these keys now, of all if none is named; return how many there were."""
+        with self._changed:
+            now = self._clock.monotonic()
+            self._buffer.advance(now)
+            forced = self._buffer.force(now, *keys)
+            self._dispatch(now)
+            self._nudge(now)
+        return forced
+
     # ── how it ends ──
 
     def drain(self) -> None:
@@ -274,15 +288,20 @@ class Pipeline:
         """Put members and sentinels into the buffer; return settled ones that came again, and refused."""
         buffer = self._buffer
         again: list[Delivery] = []
+        refused: list[Refused] = []
         buffer.advance(now)
-        for delivery, key, sentinel in result.entries:
+        for delivery, key, sentinel, expected in result.entries:
             if not self._is_new(delivery, key, again):
                 continue
-            if sentinel is None:
-                buffer.add(delivery, key, now)
-            else:
-                buffer.add_sentinel(delivery, key, sentinel.expected, now)
-        return again, [entry for entry in result.refused if self._is_new(entry.delivery, None, again)]
+            try:
+                if sentinel:
+                    buffer.add_sentinel(delivery, key, expected, now)
+                else:
+                    buffer.add(delivery, key, now, expected)
+            except MessageRefusedError as exc:
+                refused.append(self._intake.refusal(delivery, exc))
+        refused += (entry for entry in result.refused if self._is_new(entry.delivery, None, again))
+        return again, refused
 
     def _is_new(self, delivery: Delivery, key: str | None, again: list[Delivery]) -> bool:
         """Ask the ledger. A copy of what is held takes its place; one of what is settled is acked again."""

@@ -60,7 +60,16 @@ def waiting(route: Route) -> Part:
     """Return how long an incomplete group can wait at most."""
     if route.size == 1:
         return Part(0.0, "waiting (size 1)", "age")
-    age = Part(route.age or inf, "age", "age")
+    age = min(
+        Part(route.age or inf, "age", "age"),
+        Part(route.interval or inf, "interval", "interval"),
+        Part(
+            (route.deadline_share or inf) * route.ack_deadline,
+            f"deadline_share {route.deadline_share} of the ack deadline",
+            "deadline_share",
+        ),
+        key=lambda part: part.seconds,
+    )
     if route.idle is None or route.size is None:
         return age
     # each message but the one that completes the group may come just before idle has passed
@@ -194,8 +203,9 @@ def _times(route: Route) -> Iterator[tuple[str, str]]:
         )
     if route.size == 1:
         return
-    if not (route.size or route.bytes or route.age or route.idle):
-        yield "age", "size, bytes, age and idle are all off, a group would never go; set one of them"
+    timed = route.age or route.idle or route.interval or route.crontab or route.deadline_share
+    if not (route.size or route.bytes or timed):
+        yield "age", "size, bytes, age, idle and interval are all off, a group would never go; set one"
     elif wait.seconds == inf:
         if route.amqp:
             limit = duration(deadline * WAIT_SHARE)
@@ -203,11 +213,11 @@ def _times(route: Route) -> Iterator[tuple[str, str]]:
                 f"off: a group that is not filled is held past the ack deadline; up to {limit} is possible"
             )
             yield "age", problem
-    elif wait.field == "age" and wait.seconds > deadline * WAIT_SHARE:
+    elif route.age and route.age > deadline * WAIT_SHARE and wait.field in {"age", "deadline_share"}:
         share = f"half the ack deadline of {duration(deadline)}"
         yield (
             "age",
-            f"{duration(wait.seconds)} is more than {share}; {duration(deadline * WAIT_SHARE)} at most",
+            f"{duration(route.age)} is more than {share}; {duration(deadline * WAIT_SHARE)} at most",
         )
     elif hold_seconds(route) >= deadline:
         sums = " + ".join(map(str, hold(route)))
@@ -217,5 +227,15 @@ def _times(route: Route) -> Iterator[tuple[str, str]]:
 
 
 def _sentinel(route: Route) -> Iterator[tuple[str, str]]:
+    if route.late != "new" and not route.closed_keys:
+        yield (
+            "closed_keys",
+            f"0 keys are remembered, late = {route.late} would never hold; 10000, say, is needed",
+        )
+    for field in ("sequence", "close_on", "closed_keys", "max_groups"):
+        if getattr(route, field) and route.correlate is None:
+            yield field, "there are no keys; set correlate as well, or remove it"
+    if route.predicate_early and route.predicate is None:
+        yield "predicate_early", "there is no predicate; set predicate as well, or remove it"
     if route.sentinel_count is not None and route.sentinel is None:
         yield "sentinel_count", "there is no sentinel; set sentinel as well, or remove it"

@@ -40,6 +40,7 @@ class Supervisor:
         self._clock = clock
         self._stop = Event()
         self._signal = 0
+        self._forced = False
         self._empty_since: float | None = None
         self._started = clock.monotonic()
 
@@ -51,9 +52,14 @@ class Supervisor:
         """Run to the end; return the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGUSR1, self._on_force)
         while not (self._stop.is_set() or self._signal):
             for route in self._routes:
                 route.tend()
+            if self._forced:
+                self._forced = False
+                groups = sum(route.pipeline.force() for route in self._routes)
+                log.info("forced", signal="SIGUSR1", groups=groups)
             if all(route.dead for route in self._routes):
                 log.error("nothing_to_do", reason="every route has stopped")
                 break
@@ -81,6 +87,9 @@ class Supervisor:
             os.write(2, b"stopped at once; unacked messages go back to the broker\n")
             os._exit(FAILED)
         self._signal = number
+
+    def _on_force(self, _number: int, _frame: Any) -> None:
+        self._forced = True
 
     # ── until empty ──
 

@@ -1,7 +1,7 @@
 """The user's own function as a sink: ``function:package.module:name``.
 
 It is called with the list of items of one request (each has ``id``, ``document`` as one line of
-JSON in bytes, ``deliveries`` and ``attempts``) and returns ``None`` when all of them are done, or one
+JSON in bytes, and ``deliveries``) and returns ``None`` when all of them are done, or one
 :class:`~aggregator.sinks.base.Verdict` for each, in order. Whatever it raises, all of them come
 again after a pause; a :class:`~aggregator.errors.SinkError` keeps its own meaning. So it may see an
 item more than once, and bounds its own time.

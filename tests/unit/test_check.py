@@ -91,7 +91,7 @@ def test_a_keyed_route_on_amqp():
             "2s age + 2s500ms writing and retrying, then all is given back = 4s500ms of",
         ),
         (
-            ["--age", "none"],
+            ["--age", "none", "--deadline-share", "none"],
             "without end age + 7m30s writing and retrying, then all is given back = without end of",
         ),
     ],
@@ -107,7 +107,8 @@ def test_the_longest_time_held(argv, held):
         (["--workers", "2", "--sink", "elasticsearch+http://h/i?op=index"],
          "sink: op=index without a version and 2 workers: an older write may win"),
         (["--idle", "3s"], "idle: 3s never comes before age 2s"),
-        (["--age", "none"], "age: off: a group that is not filled waits until it is, or until shutdown"),
+        (["--age", "none", "--deadline-share", "none"],
+         "age: off: a group that is not filled waits until it is, or until shutdown"),
         (["--max-held", "15MB"], "max_held: 15MB is less than max_message 16MB; max_held decides"),
     ],
 )  # fmt: skip

@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Each line may import what stands above it, and nothing beside or below it.
 DIRECTION = """
-    errors clock backoff breaker completion ledger standing ports sinks.base
+    errors clock backoff breaker ledger standing ports sinks.base closed
+    importing schedule
+    completion
     delivery correlation content
     documents buffer outbox settlement
     intake flush
@@ -21,8 +23,8 @@ RANK = {
     f"aggregator.{name}": rank for rank, line in enumerate(DIRECTION.split("\n")) for name in line.split()
 }
 #: What the core may use beside the standard library.
-ALLOWED = {"aggregator", "durationpy", "orjson", "prometheus_client", "pydantic", "pydantic_settings", "rich",
-           "stamina", "structlog"}  # fmt: skip
+ALLOWED = {"aggregator", "cronsim", "durationpy", "orjson", "prometheus_client", "pydantic",
+           "pydantic_settings", "rich", "stamina", "structlog"}  # fmt: skip
 #: The core, but for the one that puts all together.
 CORE = [path for path in sorted(ROOT.glob("aggregator/**/*.py")) if path.name != "consume.py"]
 

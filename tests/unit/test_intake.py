@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from aggregator.correlation import compile_expression, compile_match
-from aggregator.intake import Intake, Sentinel
+from aggregator.intake import Intake
 from aggregator.testing.clock import VirtualClock
 from aggregator.testing.memory import MemoryDelivery
 
@@ -34,7 +34,7 @@ def reasons(result):
 def test_without_settings_everything_is_a_member_of_one_group():
     delivery = message(b"\xff")
     result = sorted_(intake(), delivery)
-    assert result.entries == [(delivery, None, None)]
+    assert result.entries == [(delivery, None, False, None)]
     assert result.refused == []
     assert delivery.received == NOW
     assert delivery.fingerprint == 0
@@ -181,7 +181,7 @@ def test_a_refusal_tells_when():
 def test_what_a_sentinel_says(header, expected):
     reader = intake(is_sentinel=compile_match("type=end"), sentinel_count="n")
     delivery = message(properties={"type": "end"}, headers={} if header is None else {"n": header})
-    assert sorted_(reader, delivery).entries == [(delivery, None, Sentinel(expected))]
+    assert sorted_(reader, delivery).entries == [(delivery, None, True, expected)]
 
 
 @pytest.mark.parametrize("header", ["three", "", -1, "-1"])
@@ -194,7 +194,7 @@ def test_a_sentinel_that_counts_nonsense_is_refused(header):
 def test_without_a_header_to_count_by_a_sentinel_says_nothing():
     reader = intake(is_sentinel=compile_match("type=end"))
     (entry,) = sorted_(reader, message(properties={"type": "end"}, headers={"n": 3})).entries
-    assert entry[2] == Sentinel(None)
+    assert entry[2:] == (True, None)
 
 
 def test_members_and_sentinels_keep_their_order():
