@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from aggregator.backoff import Backoff
 from aggregator.buffer import Buffer
-from aggregator.completion import Age, Bytes, Idle, Size, Trigger, any_of
+from aggregator.completion import CLOSING, Age, Bytes, Idle, Size, Trigger, any_of
 from aggregator.errors import RequestRefusedError, RequestTooLargeError, SinkUnavailableError
 from aggregator.ledger import AckWindow, with_followers
 from aggregator.outbox import Final, Outbox
@@ -153,7 +153,7 @@ class Groups(RuleBasedStateMachine):
             Trigger.SENTINEL: bool(batch.controls),
         }
         assert reasons.get(batch.trigger, True), batch.trigger
-        assert batch.complete is batch.trigger.closes
+        assert batch.complete is (batch.trigger in CLOSING)
         if batch.key is None:
             assert batch.part == 1
         else:
