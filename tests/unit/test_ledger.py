@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aggregator.ledger import HELD, IN_FLIGHT, SETTLED, AckWindow, Ledger, Recall, with_followers
 from aggregator.testing.memory import MemoryDelivery
@@ -111,21 +113,16 @@ def test_the_latest_settled_ones_are_remembered_and_the_memory_is_bounded():
     assert ledger.receive(message(1, again=True))[0] is Recall.NEW
 
 
-def test_an_old_twin_does_not_take_the_memory_of_the_new_one_away():
-    ledger = Ledger(remember=10)
-
-    def settle(number):
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=60))
+def test_the_latest_are_remembered_however_often_they_were_published(numbers):
+    ledger = Ledger(remember=4)
+    for number in numbers:
         delivery = message(number)
         ledger.receive(delivery)
         ledger.settle([delivery])
-
-    settle(1)
-    for number in range(2, 10):
-        settle(number)
-    settle(1)  # published once more, and settled last of all
-    for number in range(10, 15):
-        settle(number)
-    assert ledger.receive(message(1, again=True))[0] is Recall.SETTLED
+    for number in numbers[-4:]:
+        assert ledger.receive(message(number, again=True))[0] is Recall.SETTLED
+    assert len(ledger) <= 8
 
 
 # ── tags ──
