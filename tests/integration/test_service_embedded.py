@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
-import signal
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from contextlib import closing
 
 import orjson
 import pytest
 
-from aggregator import consume
 from consumers.publisher import Publisher
 from producers import tasks
-from tests.service import channel_of, outgoing, publish
+from tests.service import ROOT, channel_of, outgoing, publish
 
 pytestmark = pytest.mark.integration
 
@@ -123,16 +124,23 @@ def test_an_absent_queue_is_made(service, tmp_path):
     assert not running.events("link_lost")
 
 
-def test_memory(tmp_path, monkeypatch, capsys):
-    """Only within one process, so the service runs in this one."""
-    monkeypatch.chdir(tmp_path)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    publish("memory://", "in-memory", [outgoing("in-memory", number) for number in range(60)])
-    flags = ["--broker", "memory://", "--queue", "in-memory", "--size", "20", "--until-empty"]
-    try:
-        assert consume.main(flags) == 0
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+#: Messages in memory are seen by one process alone, so it publishes and consumes.
+IN_MEMORY = """
+import sys
+from aggregator import consume
+from tests.service import outgoing, publish
+
+publish("memory://", "q", [outgoing("q", number) for number in range(60)])
+sys.exit(consume.main(["--broker", "memory://", "--queue", "q", "--size", "20", "--until-empty"]))
+"""
+
+
+def test_memory(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", IN_MEMORY]
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "60 written" in done.stdout
     assert numbers(tmp_path) == Counter(range(60))
-    assert "60 written" in capsys.readouterr().out

@@ -17,7 +17,9 @@ KILLS = 10
 SEED = random.randrange(10**6)
 
 
-@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize(
+    ("rabbitmq", "kind"), [("rabbitmq", "classic"), ("rabbitmq4", "quorum")], indirect=["rabbitmq"]
+)
 def test_ten_kills(stage, kind):
     arguments = ["--count", str(MESSAGES), "--queue-type", kind, "--seed", "7"]
     assert load.main(["--broker", stage.rabbitmq.url, "--queue", stage.queue, *arguments]) == 0
