@@ -298,13 +298,12 @@ def _set(cells: dict[str, Any], name: str, value: Any) -> None:
 def _check_sum(old: Any, value: Any) -> str:
     if type(value) is not int and type(value) is not float:
         return f"is {_kind(value)}; a sum is of numbers"
-    try:
-        total = value if old is None else old + value
-    except OverflowError:
-        total = GREATEST_SUM + 1
-    if type(total) is int:
-        return "" if LEAST_SUM <= total <= GREATEST_SUM else "takes the sum beyond 64 bits"
-    return "" if isfinite(total) else "takes the sum beyond what a double holds"
+    for number in (value, value if old is None else old + value):
+        if type(number) is int and not LEAST_SUM <= number <= GREATEST_SUM:
+            return "takes the sum beyond 64 bits"
+        if not isfinite(number):
+            return "takes the sum beyond what a double holds"
+    return ""
 
 
 def _check_order(old: Any, value: Any) -> str:
