@@ -166,6 +166,9 @@ def test_trusted_json_is_not_looked_at():
     assert parsed(made(Listing(trust_json=True), {"n": 1}))[0]["messages"] == [{"n": 1}]
     assert made(Listing(trust_json=True), b"{bad}").parts[0].document.endswith(b"[{bad}]}")
     assert made(Merge(trust_json=True), b"{bad}").refused[0][1].reason == "bad-json"
+    called = []
+    result = made(Own(lambda key, documents: called.append(key), trust_json=True), b"{bad}")
+    assert ([error.reason for _, error in result.refused], called) == (["bad-json"], [])
 
 
 @pytest.mark.parametrize("aggregation", [Listing(), Merge(), Own(lambda key, documents: {})])
@@ -209,6 +212,10 @@ def test_a_message_sent_twice_counts_once_and_settles_with_the_first(aggregation
 def test_a_copy_goes_where_the_first_goes():
     a, b, again = member({"n": 1}, "a"), member({"n": 2}, "b"), member({"n": 1}, "a")
     assert [p.deliveries for p in Listing(1).make(batch([a, b, again]), PLENTY).parts] == [[a, again], [b]]
+    b_again = member({"n": 2}, "b")
+    result = Listing(1).make(batch([a, b, b_again, again]), PLENTY)
+    assert [p.deliveries for p in result.parts] == [[a, again], [b, b_again]]
+    assert result.repeats == 2
     bad, bad_too = member({"n": "x"}, "c"), member({"n": "x"}, "c")
     result = Merge({"n": "sum"}).make(batch([a, bad, bad_too]), PLENTY)
     assert [delivery for delivery, _ in result.refused] == [bad, bad_too]
