@@ -69,16 +69,24 @@ class Flush:
         return self._resolve(request, verdicts, error, now)
 
     def _make_documents(self, request: Request) -> None:
-        intake, refused = self._intake, []
-        for item in request.items:
-            if item.document:
-                continue
-            try:
-                item.document = make_document(
-                    item.deliveries[0], trust_json=intake.trust_json, max_bytes=intake.max_message
-                )
-            except MessageRefusedError as exc:
-                refused.append(Final(item, Verdict(Fate.DEAD_LETTER, exc.reason, exc.detail)))
+        """Make what is not made yet; what inflates beyond a request's bytes goes in another."""
+        intake, refused, total = self._intake, [], 0
+        for position, item in enumerate(request.items):
+            if not item.document:
+                try:
+                    item.document = make_document(
+                        item.deliveries[0], trust_json=intake.trust_json, max_bytes=intake.max_message
+                    )
+                except MessageRefusedError as exc:
+                    refused.append(Final(item, Verdict(Fate.DEAD_LETTER, exc.reason, exc.detail)))
+                    continue
+            total += len(item.document)
+            if total > self._outbox.max_bytes and total > len(item.document):
+                with self._changed:
+                    now = self._clock.monotonic()
+                    self._outbox.put_back(request, position, now)
+                    self._on_change(now)
+                break
         if refused:
             with self._changed:
                 outcome = self._outbox.refuse(request, refused, self._clock.monotonic())
@@ -103,7 +111,11 @@ class Flush:
                 outcome = self._outbox.resolve(request, verdicts, now)
             else:
                 outcome = self._outbox.fail(request, error, now)
-            shut = self._outbox.gate.shut
+            gate = self._outbox.gate
+            shut = gate.shut
+            failed = request.first_failed
+            # nothing at all was taken since then: a lone item that fails is no failing sink
+            nothing = failed is not None and gate.answered <= failed
             retried, self._retries = self._outbox.retries - self._retries, self._outbox.retries
             self._on_change(now)
         if retried:
@@ -113,8 +125,8 @@ class Flush:
             self._log.warning("sink_refuses", problem=problem_of(verdicts, error))
         elif was_shut and not shut:
             self._log.info("sink_answers")
-        if retried and request.first_failed is not None:
-            return now - request.first_failed, problem_of(verdicts, error)
+        if retried and nothing and failed is not None:
+            return now - failed, problem_of(verdicts, error)
         return None
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from aggregator.correlation import Expression
     from aggregator.delivery import Delivery
 
+#: Bytes that a document may have beyond its body without having been inflated.
+WRAPPING = 64
 DELIVERY_COUNT = "x-delivery-count"
 
 
@@ -72,7 +74,7 @@ class Intake:
                 given = self._read(read_id, delivery) if read_id is not None else None
                 if given:
                     delivery.id = given
-                    delivery.fingerprint = hash((given, delivery.body)) or 1
+                    delivery.fingerprint = _fingerprint(delivery)
                 else:
                     delivery.id = f"{prefix}{next(self._serial):08x}"
                 self._place(delivery, result)
@@ -127,6 +129,8 @@ class Intake:
             # it was parsed for its key or id: make the document now, and let the objects go
             delivery.document = delivery.document or self._document(delivery)
             delivery.forget_json()
+        if len(delivery.document) > len(delivery.body) + WRAPPING:
+            delivery.document = b""  # inflated, it would be held beyond all bounds: it is made again
         result.entries.append((delivery, key, False, expected))
 
     def _sequence_of(self, delivery: Delivery) -> int:
@@ -150,3 +154,13 @@ class Intake:
         if expected < 0:
             raise MessageRefusedError("bad-sentinel", f"header {self.sentinel_count} is no number of members")
         return expected
+
+
+def _fingerprint(delivery: Delivery) -> int:
+    """Return a number above or below 0 that is the same for each copy of a message."""
+    headers = delivery.headers
+    if not headers:
+        return hash(delivery.body) or 1
+    # they may say where it goes; those of the broker change with each delivery
+    said = tuple((name, repr(value)) for name, value in headers.items() if not name.startswith("x-"))
+    return hash((delivery.body, said)) or 1

@@ -32,42 +32,50 @@ class Recall(Enum):
 
 
 class Ledger:
-    """Remembers messages whose publisher gave an id, by a fingerprint of id and body.
+    """Remembers messages whose publisher gave an id: of each id the latest, by id and fingerprint.
 
-    A delivery counts as one seen before only if the broker marks it as redelivered and its
-    fingerprint is the same; a publisher that sends the same thing twice has sent two messages.
+    A delivery counts as one seen before only if the broker marks it as redelivered and it is the
+    same as the latest of its id. One that is the same as an earlier one, with another between
+    them, is written: it may be an update that says the same again. A publisher that sends the same
+    thing twice has sent two messages.
     At least the latest ``remember`` settled ones are kept, and at most twice as many; that has to
     exceed what the broker may have sent and not seen acked, that is the sum of all prefetches.
     """
 
     def __init__(self, remember: int = 10_000) -> None:
-        self._known: dict[int, Delivery] = {}
-        self._settled: set[int] = set()
-        self._settled_before: set[int] = set()
+        # by the hash of the id: the strings themselves would be the larger part
+        self._latest: dict[int, Delivery] = {}
+        self._settled: dict[int, int] = {}
+        self._settled_before: dict[int, int] = {}
         self.remember = remember
 
     def __len__(self) -> int:
         """Messages known, settled ones included."""
-        return len(self._known) + len(self._settled | self._settled_before)
+        return len(self._latest) + len(self._settled | self._settled_before)
 
     @property
     def unsettled(self) -> int:
         """Messages known that are not settled."""
-        return len(self._known)
+        return len(self._latest)
 
     def receive(self, delivery: Delivery) -> tuple[Recall, Delivery | None]:
         """Enter a delivery; return what is known of it, and the older copy where one is held."""
-        fingerprint = delivery.fingerprint
-        if not fingerprint:
+        if not delivery.fingerprint:
             return Recall.NEW, None
-        known = self._known.get(fingerprint) if delivery.redelivered else None
-        if known is None:
-            if delivery.redelivered and (fingerprint in self._settled or fingerprint in self._settled_before):
-                return Recall.SETTLED, None
-            self._known[fingerprint] = delivery
-            return Recall.NEW, None
+        key = hash(delivery.id)
+        if delivery.redelivered:
+            known = self._latest.get(key)
+            if known is None:
+                if delivery.fingerprint == self._settled.get(key, self._settled_before.get(key)):
+                    return Recall.SETTLED, None
+            elif known.fingerprint == delivery.fingerprint:
+                return self._recall(key, known, delivery)
+        self._latest[key] = delivery
+        return Recall.NEW, None
+
+    def _recall(self, key: int, known: Delivery, delivery: Delivery) -> tuple[Recall, Delivery | None]:
         if known.state == HELD:
-            self._known[fingerprint] = delivery
+            self._latest[key] = delivery
             return Recall.HELD, known
         delivery.state = IN_FLIGHT
         delivery.follower, known.follower = known.follower, delivery
@@ -81,27 +89,33 @@ class Ledger:
 
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         """Remember as settled: a redelivery is acked and not written again."""
-        known, settled = self._known, self._settled
+        latest, settled = self._latest, self._settled
         for delivery in deliveries:
             delivery.state = SETTLED
-            fingerprint = delivery.fingerprint
-            if fingerprint and known.get(fingerprint) is delivery:
-                del known[fingerprint]
-                settled.add(fingerprint)
+            if delivery.fingerprint:
+                key = hash(delivery.id)
+                if latest.get(key) is delivery:
+                    del latest[key]
+                    settled[key] = delivery.fingerprint
         if len(settled) >= self.remember:
             # forgotten a generation at a time: an order of all would cost each message its entry
-            self._settled_before, self._settled = settled, set()
+            self._settled_before, self._settled = settled, {}
 
     def forget(self, deliveries: Iterable[Delivery]) -> None:
-        """They go back to the broker unsettled: what comes again is new."""
+        """They go back to the broker unsettled: what comes again is new, and so is all of their ids."""
         for delivery in deliveries:
-            if delivery.fingerprint and self._known.get(delivery.fingerprint) is delivery:
-                del self._known[delivery.fingerprint]
+            if delivery.fingerprint:
+                key = hash(delivery.id)
+                if self._latest.get(key) is delivery:
+                    del self._latest[key]
+                    self._settled.pop(key, None)
+                    self._settled_before.pop(key, None)
 
     def pass_on(self, old: Delivery, heir: Delivery) -> None:
         """Know a message by another copy of it: the one that was known is gone."""
-        if self._known.get(old.fingerprint) is old:
-            self._known[old.fingerprint] = heir
+        key = hash(old.id)
+        if old.fingerprint and self._latest.get(key) is old:
+            self._latest[key] = heir
 
 
 def with_followers(deliveries: Iterable[Delivery]) -> Iterator[Delivery]:

@@ -17,10 +17,12 @@ from aggregator.errors import RequestRefusedError, RequestTooLargeError
 from aggregator.sinks.base import Fate, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from aggregator.delivery import Item
 
+#: So often an item may fail by itself, once patience is at its end, before it is given up.
+LONE_FAILURES = 5
 FINAL = frozenset({Fate.WRITTEN, Fate.DUPLICATE, Fate.DEAD_LETTER})
 
 _FREE = object()
@@ -30,10 +32,11 @@ class Request:
     """Items that are sent together.
 
     ``size``: bytes of the items. ``since``: when the oldest became ready. ``attempts``: how often
-    they were sent before. ``first_failed``: when they failed first, None if they did not.
+    they were sent before. ``first_failed``: when they failed first, None if they did not;
+    ``last_failed``: at last. ``lone``: how often they failed while the sink took others.
     """
 
-    __slots__ = ("attempts", "first_failed", "items", "since", "size")
+    __slots__ = ("attempts", "first_failed", "items", "last_failed", "lone", "since", "size")
 
     def __init__(self, items: list[Item], size: int, since: float) -> None:
         self.items = items
@@ -41,6 +44,14 @@ class Request:
         self.since = since
         self.attempts = 0
         self.first_failed: float | None = None
+        self.last_failed = inf
+        self.lone = 0
+
+    def like(self, other: Request) -> Request:
+        """Take over the history of another; return itself."""
+        self.attempts, self.lone = other.attempts, other.lone
+        self.first_failed, self.last_failed = other.first_failed, other.last_failed
+        return self
 
 
 class Final(NamedTuple):
@@ -65,6 +76,7 @@ class Gate:
         self._failures = 0
         self._trial = False
         self.opens = -inf
+        self.answered = -inf
 
     @property
     def shut(self) -> bool:
@@ -91,8 +103,9 @@ class Gate:
             self.opens = now + self._backoff.pause(self._failures)
         self._trial = False
 
-    def succeeded(self) -> None:
-        """Open: the sink answers."""
+    def succeeded(self, now: float) -> None:
+        """Open: the sink has taken something."""
+        self.answered = now
         self._failures = 0
         self._trial = False
 
@@ -106,16 +119,24 @@ class Outbox:
 
     A request that is not full waits ``linger`` seconds for more, so that ten thousand small groups
     are not ten thousand requests. Two requests under way never hold the same given id: the second
-    item waits, or an older write could overtake a newer one.
+    item waits, or an older write could overtake a newer one. What the sink puts off for ``patience``
+    seconds, while it takes others, is final: it would take its route down with it.
     """
 
     def __init__(
-        self, *, max_items: int, max_bytes: int, linger: float = 0.0, backoff: Backoff | None = None
+        self,
+        *,
+        max_items: int,
+        max_bytes: int,
+        linger: float = 0.0,
+        backoff: Backoff | None = None,
+        patience: float = inf,
     ) -> None:
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._linger = linger
         self._backoff = backoff or Backoff()
+        self._patience = patience
         self.gate = Gate(self._backoff)
         self._ready: deque[Request] = deque()  # never sent, may be merged
         self._ready_items = 0
@@ -133,15 +154,13 @@ class Outbox:
         if len(items) <= self._max_items and size <= self._max_bytes:
             self._enqueue(Request(list(items), size, now))
             return
-        part: list[Item] = []
-        part_size = 0
-        for item in items:
-            if part and (len(part) == self._max_items or part_size + item.size > self._max_bytes):
-                self._enqueue(Request(part, part_size, now))
-                part, part_size = [], 0
-            part.append(item)
-            part_size += item.size
-        self._enqueue(Request(part, part_size, now))
+        for request in self._cut(items, now):
+            self._enqueue(request)
+
+    @property
+    def max_bytes(self) -> int:
+        """What a request may hold; less than at first once the sink has found one too large."""
+        return self._max_bytes
 
     def take(self, now: float, *, hurry: bool = False) -> Request | None:
         """Return the next request to send, or None. ``hurry``: linger for nothing."""
@@ -168,15 +187,19 @@ class Outbox:
     def resolve(self, request: Request, verdicts: Sequence[Verdict] | None, now: float) -> Outcome:
         """Take the sink's verdicts, one for each item (None: all written); return what is final."""
         if verdicts is None:
-            self.gate.succeeded()
+            self.gate.succeeded(now)
             self._finish(request.items, request.size, now)
             return Outcome(request.items, [])
         written, others, again, blocked = [], [], [], False
+        hopeless = self._is_hopeless(request, now)
         for item, verdict in zip(request.items, verdicts, strict=True):
             if verdict.fate is Fate.WRITTEN and not verdict.reason:
                 written.append(item)
             elif verdict.fate in FINAL:
                 others.append(Final(item, verdict))
+            elif hopeless and verdict.fate is Fate.RETRY:
+                last = Verdict(Fate.DEAD_LETTER, "retries-exhausted", verdict.reason, verdict.status)
+                others.append(Final(item, last))
             else:
                 again.append(item)
                 blocked = blocked or verdict.fate is Fate.BLOCKED
@@ -185,7 +208,7 @@ class Outbox:
         if blocked or len(again) == len(request.items):
             self.gate.failed(now)
         else:
-            self.gate.succeeded()
+            self.gate.succeeded(now)
         final = [*written, *(item for item, _ in others)]
         self._finish(final, sum(item.size for item in final), now)
         return Outcome(written, others)
@@ -196,8 +219,8 @@ class Outbox:
             self._retry(request, request.items, now)
             self.gate.failed(now)
             return Outcome([], [])
-        self.gate.succeeded()  # it answered
-        if isinstance(error, RequestTooLargeError):
+        self.gate.succeeded(now)  # it answered
+        if isinstance(error, RequestTooLargeError) and len(request.items) > 1:
             self._max_bytes = max(1, min(self._max_bytes, request.size // 2))
         if len(request.items) > 1:
             self._halve(request, now)
@@ -218,6 +241,14 @@ class Outbox:
         self._finish(leaving, size, now)
         return Outcome([], refused)
 
+    def put_back(self, request: Request, keep: int, now: float) -> None:
+        """Leave a request its first ``keep`` items; the others go in one of their own."""
+        rest = request.items[keep:]
+        size = sum(item.size for item in rest)
+        request.items = request.items[:keep]
+        request.size -= size
+        self._push(Request(rest, size, request.since).like(request), now)
+
     def drop(self, dead: Iterable[Item]) -> None:
         """Take items out that go back to the broker. Those under way stay until their verdict."""
         gone = {id(item) for item in dead}
@@ -232,8 +263,7 @@ class Outbox:
         for request in self._ready:
             self._ready_items -= len(self._part(request, gone))
         for _, _, request in tuple(self._later):
-            for item in self._part(request, gone):
-                self._release(item, -inf)
+            self._release(self._part(request, gone), -inf)
 
     def waiting(self) -> list[Item]:
         """Return the items that are here and not under way."""
@@ -287,22 +317,20 @@ class Outbox:
         again = Request(items, sum(item.size for item in items), request.since)
         again.attempts = request.attempts + 1
         again.first_failed = now if request.first_failed is None else request.first_failed
+        again.last_failed = now
+        again.lone = request.lone + 1 if self.gate.answered > request.last_failed else request.lone
         self.retries += len(items)
-        heappush(self._later, (now + self._backoff.pause(again.attempts), next(self._ticket), again))
+        self._push(again, now + self._backoff.pause(again.attempts))
 
     def _halve(self, request: Request, now: float) -> None:
         middle = len(request.items) // 2
         for items in (request.items[:middle], request.items[middle:]):
-            half = Request(items, sum(item.size for item in items), request.since)
-            half.attempts, half.first_failed = request.attempts, request.first_failed
-            heappush(self._later, (now, next(self._ticket), half))
+            self._push(Request(items, sum(item.size for item in items), request.since).like(request), now)
 
     def _finish(self, items: Sequence[Item], size: int, now: float) -> None:
         self.pending -= len(items)
         self.bytes -= size
-        for item in items:
-            if item.fingerprint:  # asked here too: a call for each item is the dearer half
-                self._release(item, now)
+        self._release(items, now)
 
     def _left(self, items: Sequence[Item]) -> int:
         size = sum(item.size for item in items)
@@ -317,16 +345,36 @@ class Outbox:
             request.size -= self._left(leaving)
         return leaving
 
-    def _release(self, item: Item, now: float) -> None:
-        """Give the item's id free; the next that carries it has its turn."""
-        if not item.fingerprint:
-            return
-        behind = self._busy.pop(item.id, None)
-        if behind:
-            following = behind.popleft()
-            self._busy[item.id] = behind or None
-            freed = Request([following], following.size, now)
-            heappush(self._later, (now, next(self._ticket), freed))
+    def _release(self, items: Iterable[Item], now: float) -> None:
+        """Give the items' ids free; those that wait behind them have their turn, together."""
+        busy = self._busy
+        freed: list[Item] = []
+        for item in items:
+            if item.fingerprint and (behind := busy.pop(item.id, None)):
+                freed.append(behind.popleft())
+                busy[item.id] = behind or None
+        for request in self._cut(freed, now):
+            self._push(request, now)
+
+    def _push(self, request: Request, when: float) -> None:
+        heappush(self._later, (when, next(self._ticket), request))
+
+    def _cut(self, items: Sequence[Item], now: float) -> Iterator[Request]:
+        """Yield requests of these items that each keep the bounds, but for a single larger item."""
+        part: list[Item] = []
+        size = 0
+        for item in items:
+            if part and (len(part) == self._max_items or size + item.size > self._max_bytes):
+                yield Request(part, size, now)
+                part, size = [], 0
+            part.append(item)
+            size += item.size
+        if part:
+            yield Request(part, size, now)
+
+    def _is_hopeless(self, request: Request, now: float) -> bool:
+        first = request.first_failed
+        return first is not None and now - first >= self._patience and request.lone >= LONE_FAILURES
 
 
 def _last_word(error: RequestTooLargeError | RequestRefusedError) -> Verdict:

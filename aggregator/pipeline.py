@@ -24,7 +24,7 @@ from aggregator.flush import Flush, problem_of
 from aggregator.ledger import Ledger, Recall, with_followers
 from aggregator.outbox import Outbox, Request
 from aggregator.settlement import Settler
-from aggregator.standing import STATES, RouteState, Standing
+from aggregator.standing import PATIENCE, STATES, RouteState, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -105,6 +105,7 @@ class Pipeline:
             max_bytes=min(limits.request_bytes, sink.limits.bytes),
             linger=limits.linger,
             backoff=limits.backoff,
+            patience=limits.ack_deadline * PATIENCE,
         )
         self._changed = Condition()
         self._alarms: list[float] = []
@@ -146,7 +147,7 @@ class Pipeline:
             {
                 "held_messages": lambda: self._buffer.held,
                 "held_groups": lambda: self._buffer.groups,
-                "held_bytes": lambda: self._buffer.bytes + self._outbox.bytes,
+                "held_bytes": lambda: self._held_bytes,
                 "outgoing_messages": lambda: self._outbox.pending,
                 "dead_letters_pending": lambda: self._dead_letters.pending,
             }
@@ -166,7 +167,11 @@ class Pipeline:
     @property
     def has_room(self) -> bool:
         """Whether workers may read on; otherwise they only ack and beat the heart."""
-        return self._buffer.bytes + self._outbox.bytes < self._limits.held_bytes
+        return self._held_bytes < self._limits.held_bytes
+
+    @property
+    def _held_bytes(self) -> int:
+        return self._buffer.bytes + self._outbox.bytes + self._dead_letters.bytes
 
     @property
     def refusing(self) -> bool:
@@ -204,7 +209,10 @@ class Pipeline:
             self._dispatch(now)
             self._nudge(now)
         self._settler.acknowledge(again, "duplicate")
-        self._settler.refuse(refused)
+        if refused:
+            self._settler.refuse(refused)
+            with self._changed:
+                self._nudge(now)  # somebody has to see whether they get through
 
     def expect(self, capacity: int) -> None:
         """Say how many messages the broker will send over all links, once they are open."""
@@ -241,8 +249,12 @@ class Pipeline:
 
     def run(self) -> None:
         """Write until :meth:`close`; the body of a flush thread."""
-        while (job := self._await_job()) is not None:
-            self._do(job)
+        try:
+            while (job := self._await_job()) is not None:
+                self._do(job)
+        except Exception:  # noqa: BLE001 - logged; a fault of ours, and there is nobody left to write
+            self._log.exception("flush_thread_failed")
+            self.stop("an internal error; see the log")
 
     def step(self) -> bool:
         """Do one piece of work if there is any, without waiting; whether there was."""
@@ -456,13 +468,13 @@ class Pipeline:
             if problem:
                 pause = self._standing.probe_failed(problem, now)
             else:
-                self._outbox.gate.succeeded()
+                self._outbox.gate.succeeded(now)
                 self._standing.resume(now)
                 self._tell_state()
         if problem:
             self._log.warning("sink_away", problem=problem, next_try=round(pause, 1))
         else:
-            self._log.info("route_runs", look_at=self._sink.where())
+            self._log.info("route_runs")
 
     def _lose_patience(self, failing: float, problem: str) -> None:
         with self._changed:

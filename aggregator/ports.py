@@ -38,6 +38,11 @@ class DeadLetterPort(Protocol):
         ...
 
     @property
+    def bytes(self) -> int:
+        """The size of their bodies."""
+        ...
+
+    @property
     def failing_since(self) -> float | None:
         """Monotonic seconds since when nothing gets through; None while all is well."""
         ...

@@ -78,14 +78,14 @@ class Settler:
             failed = request.first_failed
             first = now if failed is None else now - (self._clock.monotonic() - failed)
             attempts = request.attempts + 1
-            self.refuse(
+            sent = self.refuse(
                 [
                     Refused(d, v.reason, v.detail, v.status, source, first, now, attempts)
                     for item, v in rejected
                     for d in item.deliveries
                 ]
             )
-            self.count([item for item, _ in rejected], "dead_lettered")
+            self.count([item for item, _ in rejected], "dead_lettered" if sent else "given_back")
 
     def dead_lettered(self, refused: Sequence[Refused]) -> None:
         """Settle deliveries that are safe in the dead-letter queue. Called by its thread."""
@@ -97,10 +97,11 @@ class Settler:
             self._metrics.dead_letter(reason, number)
         self.acknowledge(deliveries, "dead_lettered")
 
-    def refuse(self, refused: list[Refused]) -> None:
-        """Hand refused deliveries to the dead-letter queue, unless they are too many to be at fault."""
-        if not refused:
-            return
+    def refuse(self, refused: list[Refused]) -> bool:
+        """Hand refused deliveries to the dead-letter queue; False if there are too many to be at fault.
+
+        Then the route stops, and they stay in their queue.
+        """
         with self._changed:
             tripped = self._breaker.trips(len(refused)) or self._stop_on_refusal
             self._ledger.depart(entry.delivery for entry in refused)
@@ -111,8 +112,9 @@ class Settler:
             reasons = Counter(entry.reason for entry in refused).most_common(3)
             share = "a message is" if self._stop_on_refusal else "most messages are"
             self._stop(f"{share} refused: {', '.join(f'{word} ({n})' for word, n in reasons)}")
-        else:
-            self._dead_letters.submit(refused)
+            return False
+        self._dead_letters.submit(refused)
+        return True
 
     def acknowledge(self, deliveries: Sequence[Delivery], verdict: str) -> None:
         """Have deliveries acked on the links that brought them, and count them."""
@@ -153,9 +155,10 @@ class Settler:
         for batch in batches:
             if batch.controls:
                 self._conclude_controls(batch)
+            # a key may be a piece of a document: only for those who ask for it
+            self._log.debug("batch_key", key=batch.key, part=batch.part)
             self._log.info(
                 "batch",
-                key=batch.key,
                 messages=len(batch.deliveries),
                 bytes=batch.bytes,
                 trigger=batch.trigger.value,

@@ -46,6 +46,11 @@ class Broker:
             "server_hostname": self.server_hostname or (hosts.pop() if len(hosts) == 1 else None),
         }
 
+    @property
+    def hosts(self) -> int:
+        """How many brokers the URL names."""
+        return self.url.count(";") + 1
+
     def connection(self) -> Connection:
         """Return an unopened connection; each thread makes its own."""
         register()

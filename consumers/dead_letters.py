@@ -2,7 +2,8 @@
 
 Only what the broker confirmed as stored in a queue is reported to ``on_published``; everything else
 is tried again, after pauses that grow, and stays unacked at the broker until then. Failures of the
-connection pause everything; a refusal (``unroutable``, ``nacked``) delays that message alone.
+connection pause everything; a refusal (``unroutable``, ``nacked``) delays that message alone. While
+nothing at all gets through, ``failing_since`` tells since when.
 The shape of a dead letter, and the way back: :mod:`consumers.dead_letter_message`.
 """
 
@@ -24,7 +25,7 @@ from consumers.dead_letter_message import PREFIX, Original, dead_letter, origina
 from consumers.publisher import Publisher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = ["PREFIX", "DeadLetters", "Original", "Refused", "dead_letter", "original"]
 
@@ -86,6 +87,7 @@ class DeadLetters:
         self._fresh: deque[_Letter] = deque()
         self._delayed: list[tuple[float, int, _Letter]] = []
         self._pending = 0
+        self._bytes = 0
         self._batch = _BATCH_MESSAGES
         self._outages = 0
         self._open_at = 0.0
@@ -98,6 +100,11 @@ class DeadLetters:
     def pending(self) -> int:
         """Messages that were submitted and are not confirmed yet."""
         return self._pending
+
+    @property
+    def bytes(self) -> int:
+        """The size of their bodies."""
+        return self._bytes
 
     @property
     def failing_since(self) -> float | None:
@@ -129,6 +136,7 @@ class DeadLetters:
         with self._changed:
             self._fresh.extend(map(_Letter, refused))
             self._pending += len(refused)
+            self._bytes += _size(refused)
             self._changed.notify_all()
 
     def drop(self, dead: Callable[[Refused], bool]) -> list[Refused]:
@@ -146,6 +154,7 @@ class DeadLetters:
             self._delayed = [entry for entry in self._delayed if id(entry[2]) not in leaving]
             heapify(self._delayed)
             self._pending -= len(gone)
+            self._bytes -= _size(letter.refused for letter in gone)
             self._changed.notify_all()
         return [letter.refused for letter in gone]
 
@@ -191,6 +200,7 @@ class DeadLetters:
                 self._failing_since = self._clock.monotonic()
             with self._changed:
                 self._pending -= len(done)
+                self._bytes -= _size(done)
                 self._changed.notify_all()
             if words:
                 log.warning(
@@ -313,3 +323,7 @@ class DeadLetters:
     @property
     def _destination(self) -> str:
         return f"{self.exchange}/{self.routing_key}" if self.exchange else self.routing_key
+
+
+def _size(refused: Iterable[Refused]) -> int:
+    return sum(len(entry.delivery.body) for entry in refused)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from consumers.connecting import Broker
 
 
+#: Seconds that the broker has for an answer.
+ANSWER_SECONDS = 2.0
+
+
 class QueueStatus(NamedTuple):
     """``messages``: ready, not those that somebody holds. ``consumers``: everybody's."""
 
@@ -33,8 +37,14 @@ class Inspector:
         try:
             if self._connection is None:
                 connection = self._broker.connection()
-                connection.ensure_connection(max_retries=0)
+                connection.ensure_connection(
+                    max_retries=self._broker.hosts - 1, interval_start=0, interval_step=0
+                )
                 self._connection = connection
+                # a frozen broker must not freeze the thread that signals come to
+                socket = getattr(connection.connection, "sock", None)
+                if socket is not None:
+                    socket.settimeout(ANSWER_SECONDS)
             channel = self._connection.default_channel
             _, messages, consumers = channel.queue_declare(self._queue, passive=True)
             return QueueStatus(messages or 0, consumers or 0)

@@ -82,6 +82,7 @@ class Worker(ConsumerMixin):
         self.state = "connecting"
         self.beat = clock.monotonic()
         self._amqp = broker.amqp
+        self._hosts = broker.hosts
         self._pipeline = pipeline
         self._epochs = epochs
         self._metrics = metrics
@@ -159,7 +160,10 @@ class Worker(ConsumerMixin):
         """Connect once; :meth:`run` decides when to try again."""
         with self.connection.clone() as connection:
             connection.ensure_connection(
-                max_retries=1, interval_start=0, interval_step=0, reraise_as_library_errors=False
+                max_retries=self._hosts - 1,
+                interval_start=0,
+                interval_step=0,
+                reraise_as_library_errors=False,
             )
             self._established = connection.connection
             self._transport = connection.transport

@@ -173,6 +173,10 @@ class ModelDeadLetters:
     def pending(self):
         return len(self.waiting) + len(self.under_way)
 
+    @property
+    def bytes(self):
+        return sum(len(entry.delivery.body) for entry in (*self.waiting, *self.under_way))
+
     def submit(self, refused):
         self.waiting += refused
 

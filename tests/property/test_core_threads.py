@@ -110,6 +110,10 @@ class Bench:
     failing_since = None
 
     @property
+    def bytes(self):
+        return 0
+
+    @property
     def pending(self):
         return self.dead.pending
 

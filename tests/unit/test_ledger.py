@@ -10,10 +10,11 @@ from aggregator.ledger import HELD, IN_FLIGHT, SETTLED, AckWindow, Ledger, Recal
 from aggregator.testing.memory import MemoryDelivery
 
 
-def message(fingerprint=7, *, again=False):
-    delivery = MemoryDelivery(b"x", redelivered=again)
-    delivery.fingerprint = fingerprint
-    return delivery
+def message(fingerprint=7, *, again=False, name=None):
+    made = MemoryDelivery(b"x", redelivered=again)
+    made.fingerprint = fingerprint
+    made.id = str(fingerprint) if name is None else name
+    return made
 
 
 def test_what_has_no_id_is_always_new():
@@ -35,6 +36,26 @@ def test_another_body_or_id_is_another_message():
     ledger = Ledger()
     ledger.receive(message(7))
     assert ledger.receive(message(8, again=True))[0] is Recall.NEW
+
+
+def test_an_update_that_says_the_same_again_is_written():
+    """On, off, and on again: the third is no copy of the first, though it reads the same."""
+    ledger = Ledger()
+    for body in (1, 2):
+        update = message(body, name="lamp")
+        ledger.receive(update)
+        ledger.settle([update])
+    assert ledger.receive(message(1, name="lamp", again=True))[0] is Recall.NEW
+
+
+def test_one_that_says_the_same_as_what_was_given_back_is_written():
+    ledger = Ledger()
+    first, second = message(1, name="lamp"), message(2, name="lamp")
+    ledger.receive(first)
+    ledger.settle([first])
+    ledger.receive(second)
+    ledger.forget([second])
+    assert ledger.receive(message(1, name="lamp", again=True))[0] is Recall.NEW
 
 
 def test_held():

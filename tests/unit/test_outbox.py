@@ -237,7 +237,7 @@ def test_a_gate_of_its_own():
     assert gate.passes(NOW + 0.3)
     gate.leave()
     assert not gate.passes(inf)
-    gate.succeeded()
+    gate.succeeded(0.0)
     assert gate.passes(NOW)
 
 

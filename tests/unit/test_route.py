@@ -27,6 +27,7 @@ class Clock:
 
 class NoLetters:
     pending = 0
+    bytes = 0
     failing_since = None
 
     def submit(self, refused):
