@@ -35,7 +35,8 @@ class Group:
     """The open group of one key. ``opened`` and ``last``: when its first and last delivery came."""
 
     __slots__ = (
-        "bytes", "controls", "deliveries", "due", "expected", "key", "last", "open", "opened", "timer",
+        "bytes", "controls", "deliveries", "due", "expected", "gone", "key", "last", "open", "opened",
+        "timer",
     )  # fmt: skip
 
     def __init__(self, key: str | None, now: float) -> None:
@@ -45,6 +46,7 @@ class Group:
         self.bytes = 0
         self.opened = self.last = now
         self.expected: int | None = None
+        self.gone = 0  # members that went in earlier parts
         self.due = inf
         self.timer = inf
         self.open = True
@@ -106,7 +108,8 @@ class Buffer:
         self._timers: list[tuple[float, int, Group]] = []
         self._ticket = count()
         self._copies = 0
-        self._parts: OrderedDict[str | None, int] = OrderedDict()
+        #: of keys that went in part: how many parts, and how many members in them
+        self._parts: OrderedDict[str | None, tuple[int, int]] = OrderedDict()
         self._done: list[Batch] = []
         self.held = 0
         self.bytes = 0
@@ -295,6 +298,8 @@ class Buffer:
             for oldest in list(islice(self._groups.values(), 1 + len(self._groups) // 256)):
                 self._complete(oldest, Trigger.PRESSURE, now)
         group = self._groups[key] = Group(key, now)
+        if self._parts:
+            _, group.gone = self._parts.get(key, (0, 0))
         when, _ = self._completion.deadline(group)
         self._schedule(group, when)
         return group
@@ -311,19 +316,20 @@ class Buffer:
     @staticmethod
     def _all_there(group: Group) -> bool:
         expected = group.expected
-        if expected is None or len(group.deliveries) < expected:
+        if expected is None or group.gone + len(group.deliveries) < expected:
             return False
         # a publisher that repeats itself must not complete the group early
-        return len({member.id or id(member) for member in group.deliveries}) >= expected
+        return group.gone + len({member.id or id(member) for member in group.deliveries}) >= expected
 
     def _complete(self, group: Group, trigger: Trigger, now: float) -> None:
         part = 1
         if group.key is not None:
-            part += self._parts.pop(group.key, 0)
+            earlier, _ = self._parts.pop(group.key, (0, 0))
+            part += earlier
             if trigger in self._completion.closing:
                 self._closed.close(group.key, now)
             else:
-                self._parts[group.key] = part
+                self._parts[group.key] = part, group.gone + len(group.deliveries)
                 if len(self._parts) > PARTS_REMEMBERED:
                     self._parts.popitem(last=False)
         self._done.append(self._batch(group, trigger, part, now))

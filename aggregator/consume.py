@@ -158,7 +158,7 @@ def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRo
 
 
 def _ids(route: Route) -> str:
-    made = "made at receipt: a crash between write and ack can duplicate"
+    made = "made at receipt: a crash or a lost connection between write and ack duplicates"
     return f"{route.id}; where that is missing, {made}" if route.id else made
 
 

@@ -1,4 +1,4 @@
-"""The catalogue of metrics, and the HTTP server that Prometheus scrapes.
+"""The catalogue of metrics.
 
 Everything is counted per batch, request or settlement, never per message; what is held is read when
 it is asked for.

@@ -117,6 +117,7 @@ class Pipeline:
         self._closed = False
         self._consume = Event()
         self.last_received = -inf
+        self.unrecoverable = False
         self._standing = Standing(limits.backoff, limits.ack_deadline)
         self._settler = Settler(
             lock=self._changed,
@@ -254,7 +255,7 @@ class Pipeline:
                 self._do(job)
         except Exception:  # noqa: BLE001 - logged; a fault of ours, and there is nobody left to write
             self._log.exception("flush_thread_failed")
-            self.stop("an internal error; see the log")
+            self.stop("an internal error; see the log", lasting=True)
 
     def step(self) -> bool:
         """Do one piece of work if there is any, without waiting; whether there was."""
@@ -413,7 +414,7 @@ class Pipeline:
         except Exception:  # noqa: BLE001
             # logged; a thread that dies would hold its request for ever; this is a fault of ours
             self._log.exception("flush_failed")
-            self.stop("an internal error; see the log")
+            self.stop("an internal error; see the log", lasting=True)
         finally:
             with self._changed:
                 self._hands -= 1
@@ -455,7 +456,7 @@ class Pipeline:
         try:
             self._sink.open()
         except UnrecoverableError as exc:
-            self.stop(str(exc))
+            self.stop(str(exc), lasting=True)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the sink is not there
             problem = problem_of(None, exc)
         if not problem and self._dead_letters.failing_since is not None:
@@ -489,9 +490,13 @@ class Pipeline:
         if since is not None:
             self._lose_patience(now - since, "the dead-letter queue takes nothing")
 
-    def stop(self, reason: str) -> None:
-        """Consume nothing more until the process starts again: the fault needs a person."""
+    def stop(self, reason: str, *, lasting: bool = False) -> None:
+        """Consume nothing more until the process starts again: the fault needs a person.
+
+        ``lasting``: it is not the messages that are at fault; the process may end.
+        """
         with self._changed:
+            self.unrecoverable = self.unrecoverable or lasting
             stopped = self._standing.stop(reason)
             if stopped:
                 self._tell_state()

@@ -11,6 +11,7 @@ from aggregator.errors import ConfigurationError
 from aggregator.masking import masked
 from aggregator.options import MAX_NAME_BYTES, MAX_PREFETCH
 from aggregator.sinks import from_url
+from aggregator.standing import PATIENCE
 from aggregator.units import format_duration
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from aggregator.config import Route
 
-RETRY_SHARE = 0.25
-"""A pause longer than this share of the ack deadline gives everything back to the broker."""
 WAIT_SHARE = 0.5
 """A group may wait for this share of the ack deadline; the rest is for writing."""
 
@@ -80,7 +79,7 @@ def waiting(route: Route) -> Part:
 def hold(route: Route) -> tuple[Part, ...]:
     """Return the parts of the longest time that a message can be held before it is acked or given back."""
     retries = Part(
-        route.ack_deadline * RETRY_SHARE, "writing and retrying, then all is given back", "ack_deadline"
+        route.ack_deadline * PATIENCE, "writing and retrying, then all is given back", "ack_deadline"
     )
     parts = [waiting(route)]
     if route.sentinel is not None:

@@ -33,6 +33,8 @@ LIFELESS_BEATS = 3
 LIFELESS_LEAST = 30.0
 #: How long requests that outlasted the grace are waited for, once all links are closed.
 ABANDON_SECONDS = 0.5
+#: Seconds between two lines that say that a route is stopped.
+REMIND_EVERY = 60.0
 #: Seconds between two looks at the queue's number of consumers.
 CONSUMERS_EVERY = 10.0
 
@@ -85,6 +87,7 @@ class RunningRoute:
         self._backoff = Backoff(0.2, 10.0)
         self._failures = 0
         self._try_at = self._look_at = 0.0
+        self._remind_at = 0.0
         self._missing = 0
         metrics.watch_workers(workers_.STATES, self.count_workers)
 
@@ -106,8 +109,11 @@ class RunningRoute:
             if now >= self._try_at and not self.failure:
                 self._start(now)
             return
-        if not self._dead_letters.alive and not self.dead:
-            self.pipeline.stop("the dead-letter thread has died; see the log")
+        if not self.dead and not self._dead_letters.alive:
+            self.pipeline.stop("the dead-letter thread has died; see the log", lasting=True)
+        if self.dead and now >= self._remind_at:
+            self._remind_at = now + REMIND_EVERY
+            self._log.error("route_is_stopped", reason=self.failure or self.pipeline.reason)
         for worker, thread in list(self._threads.items()):
             if not thread.is_alive():
                 self._log.error("worker_died", worker=worker.name)
@@ -162,6 +168,15 @@ class RunningRoute:
         return bool(self.failure) or self.pipeline.state is RouteState.STOPPED
 
     @property
+    def hopeless(self) -> bool:
+        """Whether the process may as well end: what keeps the route from running is not its messages.
+
+        A route that stopped because most messages are refused stays as it is: started again by
+        whoever restarts processes, it would each time refuse some more.
+        """
+        return bool(self.failure) or self.pipeline.unrecoverable
+
+    @property
     def consuming(self) -> bool:
         """Whether a worker consumes."""
         return self.count_workers("consuming") > 0
@@ -177,9 +192,8 @@ class RunningRoute:
 
     def lifeless(self) -> list[str]:
         """Return the threads that ought to run and do not."""
-        return [
-            f"{worker.name} has died" for worker, thread in self._threads.items() if not thread.is_alive()
-        ]
+        threads = [*self._threads.values(), *(self._flushers if self.started else ())]
+        return [f"{thread.name} has died" for thread in threads if not thread.is_alive()]
 
     # ── stop, in the order of what depends on what ──
 

@@ -60,7 +60,7 @@ class Supervisor:
                 self._forced = False
                 groups = sum(route.pipeline.force() for route in self._routes)
                 log.info("forced", signal="SIGUSR1", groups=groups)
-            if all(route.dead for route in self._routes):
+            if all(route.hopeless or (self._until_empty and route.dead) for route in self._routes):
                 log.error("nothing_to_do", reason="every route has stopped")
                 break
             if self._until_empty and self._is_empty():

@@ -35,7 +35,7 @@ class Route:
         self.pipeline = Piped()
         self.calls = self.pipeline.calls
         self.inspector = self
-        self.dead = False
+        self.dead = self.hopeless = False
         self.consuming = True
         self.cancelled = True
         self.tended = threading.Event()
@@ -146,7 +146,7 @@ def test_what_was_not_settled_is_a_failure_of_until_empty_only():
 
 def test_all_routes_dead_is_the_end_and_a_failure():
     dead, other = Route(), Route()
-    dead.dead = other.dead = True
+    dead.dead = other.dead = dead.hopeless = other.hopeless = True
     assert run(dead, other) == 1
     assert dead.calls == other.calls == IN_ORDER
 
