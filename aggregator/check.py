@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import parse_qs, urlsplit
 
@@ -104,6 +105,10 @@ def _completion(route: Route) -> str:
         size_text(route.bytes) if route.bytes else "",
         f"age {duration(route.age)}" if route.age else "",
         f"idle {duration(route.idle)}" if route.idle else "",
+        f"every {duration(route.interval)} by the clock" if route.interval else "",
+        f"crontab {route.crontab} ({route.time_zone})" if route.crontab else "",
+        f"predicate {route.predicate}" if route.predicate else "",
+        f"the number in {route.sequence}" if route.sequence else "",
         f"sentinel {route.sentinel}" if route.sentinel else "",
     ]
     return ", ".join(filter(None, conditions)) + ", whichever is first"
@@ -123,6 +128,13 @@ def _worst(route: Route) -> Iterator[tuple[str, str]]:
         "held for",
         f"{sums} = {duration(hold_seconds(route))} of the ack deadline of {duration(route.ack_deadline)}",
     )
+    left = route.ack_deadline - hold_seconds(route)
+    if 0 < left < float("inf"):
+        rate = max(1, ceil(total / left))
+        yield (
+            "a slow sink",
+            f"has to take {rate} message{'s' * (rate > 1)}/s at least, or what waits passes the deadline",
+        )
 
 
 def _process(settings: Settings) -> Iterator[tuple[str, str]]:

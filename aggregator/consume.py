@@ -215,6 +215,7 @@ def _limits(route: Route) -> Limits:
         breaker_share=route.breaker_share,
         breaker_window=route.breaker_window,
         backoff=Backoff(route.retry_first, route.retry_max),
+        give_back_keyed=route.keyed_at_shutdown == "give-back",
         stop_on_refusal=route.on_refused == "stop",
     )
 

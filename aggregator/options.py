@@ -252,6 +252,9 @@ class Grouping(Options):
         "new",
         "what becomes of a message for a key that is remembered: a new group, written alone, or refused",
     )
+    keyed_at_shutdown: Literal["give-back", "write"] = option(
+        "give-back", "what becomes of incomplete groups with a key when the process stops"
+    )
     max_groups: Annotated[Count | None, Unset] = option(
         None, "with more open groups than this the oldest goes", "N", unset="no bound but prefetch", ge=1
     )

@@ -82,6 +82,8 @@ class Worker(ConsumerMixin):
         self.state = "connecting"
         self.beat = clock.monotonic()
         self._amqp = broker.amqp
+        self._heartbeat = broker.heartbeat
+        self._beat_at = 0.0
         self._hosts = broker.hosts
         self._pipeline = pipeline
         self._epochs = epochs
@@ -311,7 +313,9 @@ class Worker(ConsumerMixin):
             raise LinkLostError("the connection is closed")
         if self._socket is not None and not self._pipeline.has_room:
             # unread, the broker's heartbeats prove nothing: only ours are sent
-            self._established.send_heartbeat()
+            if self.beat >= self._beat_at:
+                self._beat_at = self.beat + self._heartbeat / 4
+                self._established.send_heartbeat()
         else:
             self._transport.heartbeat_check(self._established)
 

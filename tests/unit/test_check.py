@@ -47,6 +47,7 @@ Route default
   bytes        256MB held (max_held)
   groups       1 open
   held for     2s age + 7m30s writing and retrying, then all is given back = 7m32s of the ack deadline of 30m
+  a slow sink  has to take 3 messages/s at least, or what waits passes the deadline
 Process
   metrics      off
   shutdown     within 30s
