@@ -165,9 +165,12 @@ class Outbox:
     def take(self, now: float, *, hurry: bool = False) -> Request | None:
         """Return the next request to send, or None. ``hurry``: linger for nothing."""
         while self.gate.passes(now):
-            if self._later and self._later[0][0] <= now:
+            fresh = bool(self._ready) and (hurry or now >= self._linger_until())
+            # the trial of a shut gate is one that has not failed: else an item that always fails would
+            # keep it shut for all
+            if self._later and self._later[0][0] <= now and not (fresh and self.gate.shut):
                 request = heappop(self._later)[2]
-            elif self._ready and (hurry or now >= self._linger_until()):
+            elif fresh:
                 request = self._pack()
             else:
                 return None

@@ -290,12 +290,17 @@ class Stage:
 
     def wait_written(self, count: int, timeout: float = PATIENCE) -> None:
         """Wait until the index holds so many documents."""
+        seen: list[int] = []
+
+        def ask() -> bool:
+            try:
+                seen.append(self.elasticsearch.count(self.index))
+            except (requests.HTTPError, requests.ConnectionError):  # its shards are not up yet
+                return False
+            return seen[-1] >= count
+
         wait_for(
-            lambda: self.elasticsearch.count(self.index) >= count,
-            f"{count} documents",
-            timeout=timeout,
-            interval=0.2,
-            detail=lambda: f"there are {self.elasticsearch.count(self.index)}",
+            ask, f"{count} documents", timeout=timeout, interval=0.2, detail=lambda: f"there are {seen[-1:]}"
         )
 
 

@@ -89,6 +89,7 @@ def test_a_broker_that_is_away_is_tried_again_until_it_comes(stage):
     assert "guest:guest" not in str(said)
     stage.rabbitmq.start()
     assert running.wait() == 0
+    assert running.batches() == [("shutdown", 3)], running.last_words()
     assert len(stage.numbers()) == 3
 
 
