@@ -7,6 +7,7 @@ server (killed, frozen), the next test finds it well.
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import requests
+import structlog
 from hypothesis import settings
 
 from tests.servers import Fleet, Prometheus, Unavailable
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 settings.register_profile("default", deadline=None)
 settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("thorough", max_examples=2000, deadline=None)
-settings.register_profile("long", max_examples=10_000, deadline=None)
+settings.register_profile("long", max_examples=5000, deadline=None)
 
 BROKERS = {"rabbitmq": "3.10", "rabbitmq4": "4.0"}
 SERVER_FIXTURES = {"elasticsearch", "rabbitmq3", "rabbitmq4", "redis"}
@@ -76,6 +78,19 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
         return (yield)
     except Unavailable as why:
         missing(why)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """What a test sets up for logs ends with it: another's stream would be closed by then."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    for handler in root.handlers[:]:
+        if type(handler) is logging.StreamHandler:  # pytest's own are of other classes
+            root.removeHandler(handler)
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

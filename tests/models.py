@@ -106,7 +106,7 @@ class ModelBroker:
         self.multiple = multiple
         self.ready = deque()
         self.published = []
-        self.rejected = 0
+        self.rejected = []
         self._on_ack = on_ack
         self._epochs = count(1)
 
@@ -155,7 +155,7 @@ class ModelBroker:
     def on_reject(self, message, delivery):
         asked = delivery.link.asked.get(delivery.tag)
         self.faults.unless(asked is Settlement.GIVE_BACK, f"rejected unasked: {delivery.tag}")
-        self.rejected += 1
+        self.rejected.append(message)
 
 
 @dataclass
