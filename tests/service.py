@@ -13,12 +13,13 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import requests
+from amqp.exceptions import NotFound
 from kombu import Connection
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -335,9 +336,9 @@ def channel_of(broker: str) -> Iterator[Any]:
 
 
 def taken(broker: str, queue: str) -> list[Any]:
-    """Take everything that is in a queue."""
-    with channel_of(broker) as channel:
-        found = []
+    """Take everything that is in a queue; nothing if there is none: a killed broker may forget it."""
+    found: list[Any] = []
+    with channel_of(broker) as channel, suppress(NotFound):
         while message := channel.basic_get(queue, no_ack=True):
             found.append(message)
-        return found
+    return found

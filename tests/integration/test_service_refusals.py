@@ -95,7 +95,7 @@ def test_a_wave_of_refusals_stops_the_route_instead_of_emptying_the_queue(stage)
     """Most are refused: the fault is in the configuration, and the messages stay."""
     stage.publish(stage.numbered(range(600), body=b"{"))
     running = stage.start("--size", "20", "--metrics-port", "0")
-    said = running.wait_event("route_stopped")
+    (said,) = running.wait_event("route_stopped")
     assert "bad-json" in said["reason"]
     stage.wait_counts("all given back", lambda counts: not counts.unacked)
     # it stays: whoever restarts processes would have it refuse some more each time

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.integration
 
 AMQP = ("--broker", "amqp://guest:HIDDEN@127.0.0.1:1//")
 ES = ("--sink", "elasticsearch+http://127.0.0.1:1/tasks")
+ENDLESS = ("--deadline-share", "off")
 
 #: Flags, the field that the one line names, and a word that it says.
 WRONG = {
@@ -25,7 +26,7 @@ WRONG = {
     "queue": (("--queue", ""), "--queue", "empty"),
     "prefetch": ((*AMQP, *ES, "--size", "1000", "--prefetch", "10"), "--prefetch", "200"),
     "deadline": ((*AMQP, *ES, "--age", "20m"), "--age", "30m"),
-    "never": ((*AMQP, *ES, "--age", "off", "--size", "off", "--bytes", "off"), "--age", "never go"),
+    "never": ((*AMQP, *ES, "--age", "off", "--size", "off", "--bytes", "off", *ENDLESS), "--age", "never go"),
     "expression": (("--correlate", "header"), "--correlate", "header"),
     "sentinel": (("--sentinel", "type"), "--sentinel", "EXPRESSION=VALUE"),
     "file": (("--config", "absent.toml"), "--config", "absent.toml"),
