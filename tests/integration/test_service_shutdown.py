@@ -90,9 +90,11 @@ def test_without_the_broker(stage, how):
     stage.publish(stage.numbered(range(30)))
     running = stage.start("--size", "50", "--age", "60s", "--grace", "1s", "--metrics-port", "0")
     running.wait_metric("aggregator_held_messages", lambda held: held == 30)
-    getattr(stage.rabbitmq, how)()
     if how == "kill":
+        stage.kill_broker()
         running.wait_event("link_lost", 5)
+    else:
+        stage.rabbitmq.pause()
     running.send()
     assert running.wait(15) == 0
     stage.rabbitmq.heal()
