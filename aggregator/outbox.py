@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from aggregator.delivery import Item
 
+#: Each request that fits lets the bound grow by this fraction of itself, once a larger one did not fit:
+#: where the sink's limit stays as it is, that is found out again once in some seven hundred requests.
+GROWTH = 1024
 #: So often an item may fail by itself, once patience is at its end, before it is given up.
 LONE_FAILURES = 5
 FINAL = frozenset({Fate.WRITTEN, Fate.DUPLICATE, Fate.DEAD_LETTER})
@@ -133,7 +136,7 @@ class Outbox:
         patience: float = inf,
     ) -> None:
         self._max_items = max_items
-        self._max_bytes = max_bytes
+        self._max_bytes = self._most_bytes = max_bytes
         self._linger = linger
         self._backoff = backoff or Backoff()
         self._patience = patience
@@ -191,6 +194,7 @@ class Outbox:
         """Take the sink's verdicts, one for each item (None: all written); return what is final."""
         if verdicts is None:
             self.gate.succeeded(now)
+            self._fitted(request.size)
             self._finish(request.items, request.size, now)
             return Outcome(request.items, [])
         written, others, again, blocked = [], [], [], False
@@ -212,6 +216,7 @@ class Outbox:
             self.gate.failed(now)
         else:
             self.gate.succeeded(now)
+            self._fitted(request.size)
         final = [*written, *(item for item, _ in others)]
         self._finish(final, sum(item.size for item in final), now)
         return Outcome(written, others)
@@ -329,6 +334,12 @@ class Outbox:
         middle = len(request.items) // 2
         for items in (request.items[:middle], request.items[middle:]):
             self._push(Request(items, sum(item.size for item in items), request.since).like(request), now)
+
+    def _fitted(self, size: int) -> None:
+        """Feel the way back to larger requests: what was too large once need not be so for ever."""
+        if self._max_bytes < self._most_bytes and 2 * size > self._max_bytes:
+            fits = max(self._max_bytes, size)
+            self._max_bytes = min(self._most_bytes, fits + fits // GROWTH + 1)
 
     def _finish(self, items: Sequence[Item], size: int, now: float) -> None:
         self.pending -= len(items)

@@ -301,6 +301,36 @@ def test_a_request_too_large_is_halved_until_it_fits():
     assert max(lengths(box)) <= 16, "it was learned"
 
 
+def test_what_was_too_large_once_need_not_be_so_for_ever():
+    box = outbox(items=1000, size=6400)
+    offered(box, 64, b"x" * 100)
+    answer(box, lambda request: RequestTooLargeError("a mishap") if len(request.items) > 1 else None)
+    assert box.max_bytes < 200
+    requests = 0
+    while box.max_bytes < 6400:
+        offered(box, 100, b"x" * 100)
+        sent, *_ = answer(box, lambda request: None)
+        requests += len(sent)
+        assert requests < 5000
+    offered(box, 64, b"x" * 100)
+    assert lengths(box) == [64]
+
+
+def test_a_limit_that_stays_is_hardly_ever_touched():
+    box = outbox(items=1000, size=6400)
+    refused, requests = 0, 0
+
+    def judge(request):
+        return RequestTooLargeError("413") if request.size > 1600 else None
+
+    for _ in range(200):
+        offered(box, 64, b"x" * 100)
+        sent, *_ = answer(box, judge)
+        requests += len(sent)
+        refused += sum(count > 16 for count in sent)
+    assert refused < requests / 50
+
+
 def test_one_item_too_large_is_dead_lettered_alone():
     box = outbox()
     small, large = item(b"x" * 10), item(b"x" * 1000)
