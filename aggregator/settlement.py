@@ -156,14 +156,10 @@ class Settler:
             if batch.controls:
                 self._conclude_controls(batch)
             # a key may be a piece of a document: only for those who ask for it
-            self._log.debug("batch_key", key=batch.key, part=batch.part)
+            self._log.debug("batch_key", key=batch.key, **_told(batch))
             self._log.info(
                 "batch",
-                messages=len(batch.deliveries),
-                bytes=batch.bytes,
-                trigger=batch.trigger.value,
-                part=batch.part,
-                complete=batch.complete,
+                **_told(batch),
                 age=round(batch.completed - batch.opened, 3),
                 flush=round(now - batch.completed, 3),
                 **batch.fates,
@@ -188,3 +184,13 @@ class Settler:
         deliveries = list(deliveries)
         self._ledger.forget(deliveries)
         self._metrics.settled("given_back", len(deliveries))
+
+
+def _told(batch: Batch) -> dict[str, object]:
+    return {
+        "messages": len(batch.deliveries),
+        "bytes": batch.bytes,
+        "trigger": batch.trigger.value,
+        "part": batch.part,
+        "complete": batch.complete,
+    }

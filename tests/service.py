@@ -33,9 +33,15 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 #: Events of a fault in the program itself: no test expects one.
-FAULTS = frozenset({"dead_letters_failed", "flush_failed", "worker_died", "worker_failed"})
+FAULTS = frozenset(
+    {"dead_letters_failed", "flush_failed", "flush_thread_failed", "worker_died", "worker_failed"}
+)
 #: Long enough for a busy machine; a test that meets it has failed.
 PATIENCE = 60.0
+
+
+#: Keys of batches are told to those alone who ask for details.
+LOGS = ("--log-format", "json", "--log-level", "debug")
 
 
 class Service:
@@ -47,7 +53,7 @@ class Service:
         # a service must not outlive tests that are killed themselves
         leash = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         self.process = subprocess.Popen(
-            [*leash, sys.executable, "-m", "aggregator.consume", "--log-format", "json", *flags],
+            [*leash, sys.executable, "-m", "aggregator.consume", *LOGS, *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **(environment or {})},

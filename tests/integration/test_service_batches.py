@@ -50,7 +50,7 @@ def members(stage, numbers, by):
 
 def groups(running):
     found = defaultdict(list)
-    for line in running.events("batch"):
+    for line in running.events("batch_key"):
         found[line["key"].rpartition(".")[2]].append((line["trigger"], line["messages"], line["complete"]))
     return found
 

@@ -153,7 +153,7 @@ def test_incomplete_groups_with_a_key_are_given_back(stage):
     running = stage.start(
         "--correlate", "correlation_id", "--size", "20", "--age", "60s", "--metrics-port", "0"
     )
-    running.wait_event("batch", key="whole")
+    running.wait_event("batch_key", key="whole")
     running.wait_metric("aggregator_held_messages", lambda held: held == 5)
     assert running.stop() == 0
     assert running.batches() == [("size", 20)]
