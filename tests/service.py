@@ -274,15 +274,6 @@ class Stage:
         """Take and return all dead letters."""
         return taken(self.rabbitmq.url, f"{self.queue}.dead")
 
-    def kill_broker(self) -> None:
-        """Kill the broker once it has stored that the queue exists.
-
-        It writes that down up to 2 s after the declaration (Mnesia's log); what was confirmed is
-        safe, but a queue that nobody knows of any more has no messages.
-        """
-        self.rabbitmq.ctl("eval", "mnesia:sync_log().")
-        self.rabbitmq.kill()
-
     def counts(self) -> QueueCounts:
         """Return what the broker counts in the queue."""
         return self.rabbitmq.counts(self.queue)

@@ -91,7 +91,7 @@ def test_without_the_broker(stage, how):
     running = stage.start("--size", "50", "--age", "60s", "--grace", "1s", "--metrics-port", "0")
     running.wait_metric("aggregator_held_messages", lambda held: held == 30)
     if how == "kill":
-        stage.kill_broker()
+        stage.rabbitmq.kill()
         running.wait_event("link_lost", 5)
     else:
         stage.rabbitmq.pause()

@@ -84,7 +84,7 @@ def test_check_connects_to_nothing(service, tmp_path):
 
 def test_a_broker_that_is_away_is_tried_again_until_it_comes(stage):
     stage.publish(stage.numbered(range(3)))
-    stage.kill_broker()
+    stage.rabbitmq.kill()
     running = stage.start("--until-empty")
     said = running.wait_event("broker_away", 2)
     assert "guest:guest" not in str(said)
