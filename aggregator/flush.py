@@ -113,9 +113,6 @@ class Flush:
                 outcome = self._outbox.fail(request, error, now)
             gate = self._outbox.gate
             shut = gate.shut
-            failed = request.first_failed
-            # nothing at all was taken since then: a lone item that fails is no failing sink
-            nothing = failed is not None and gate.answered <= failed
             retried, self._retries = self._outbox.retries - self._retries, self._outbox.retries
             self._on_change(now)
         if retried:
@@ -125,9 +122,8 @@ class Flush:
             self._log.warning("sink_refuses", problem=problem_of(verdicts, error))
         elif was_shut and not shut:
             self._log.info("sink_answers")
-        if retried and nothing and failed is not None:
-            return now - failed, problem_of(verdicts, error)
-        return None
+        # while the sink takes others, an item that fails is no failing sink
+        return (now - gate.since, problem_of(verdicts, error)) if shut else None
 
 
 def problem_of(verdicts: Verdicts, error: Exception | None) -> str:

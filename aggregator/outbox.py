@@ -72,7 +72,10 @@ class Outcome(NamedTuple):
 
 
 class Gate:
-    """Whether requests may leave: shut by a failure, for longer with each; then one goes as a trial."""
+    """Whether requests may leave: shut by a failure, for longer with each; then one goes as a trial.
+
+    ``answered``: when the sink took something last; ``since``: when the first failure after that was.
+    """
 
     def __init__(self, backoff: Backoff) -> None:
         self._backoff = backoff
@@ -80,6 +83,7 @@ class Gate:
         self._trial = False
         self.opens = -inf
         self.answered = -inf
+        self.since = inf
 
     @property
     def shut(self) -> bool:
@@ -101,6 +105,8 @@ class Gate:
 
     def failed(self, now: float) -> None:
         """Shut, or stay shut for longer. Requests that left together count as one failure."""
+        if not self._failures:
+            self.since = now
         if self._trial or not self._failures:
             self._failures += 1
             self.opens = now + self._backoff.pause(self._failures)

@@ -229,3 +229,14 @@ def test_a_batch_tells_what_became_of_it(refusals, fate):
     stage.pipeline._settler.finish = lambda found: (batches.extend(found), finish(found))
     stage.run()
     assert [dict(batch.fates) for batch in batches] == [{fate: refusals}]
+
+
+def test_patience_counts_from_the_first_failure_whatever_request_is_tried():
+    """Each trial is another request: their own failures are all young."""
+    stage = Stage(ack_deadline=40.0)
+    stage.sink.say = lambda item: RETRY
+    stage.pipeline.accept([message(str(n), link=stage.link) for n in range(100)])
+    for _ in range(14):
+        stage.clock.advance(1.0)
+        stage.pipeline.step()
+    assert stage.pipeline.state is RouteState.WAITING
