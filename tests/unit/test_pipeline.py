@@ -730,6 +730,7 @@ def test_draining_in_an_outage_tries_on():
         route.work()
         route.clock.advance(5)
     route.pipeline.drain()  # before the worker has left
+    assert route.pipeline.state is RouteState.DRAINING, "and waits for no probe"
     route.sink.decide = lambda items: None
     route.clock.advance(60)
     route.work()
