@@ -1,0 +1,122 @@
+"""The parts of a route from its settings: what is read, when a group is complete, which bounds hold.
+
+Of broker and sink it knows the contracts alone: the service, the Python API and the tests all build
+their routes here.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from aggregator.backoff import Backoff
+from aggregator.clock import SYSTEM_CLOCK
+from aggregator.closed import ClosedKeys
+from aggregator.completion import (
+    CLOSING,
+    Age,
+    Bytes,
+    Condition,
+    Crontab,
+    Deadline,
+    Idle,
+    Interval,
+    Predicate,
+    Size,
+    Trigger,
+    any_of,
+    load_predicate,
+)
+from aggregator.correlation import compile_expression, compile_key, compile_match
+from aggregator.intake import Intake
+from aggregator.pipeline import Limits, Pipeline
+from aggregator.schedule import crontab
+
+if TYPE_CHECKING:
+    from aggregator.clock import Clock
+    from aggregator.completion import AnyOf
+    from aggregator.config import Route
+    from aggregator.metrics import RouteMetrics
+    from aggregator.ports import DeadLetterPort
+    from aggregator.sinks.base import Sink
+
+
+def make_pipeline(
+    route: Route,
+    *,
+    sink: Sink,
+    dead_letters: DeadLetterPort,
+    metrics: RouteMetrics,
+    clock: Clock = SYSTEM_CLOCK,
+) -> Pipeline:
+    """Return the pipeline that the settings describe; nothing runs yet."""
+    return Pipeline(
+        route.name,
+        intake=make_intake(route, clock),
+        completion=make_completion(route, clock),
+        sink=sink,
+        dead_letters=dead_letters,
+        metrics=metrics,
+        limits=make_limits(route),
+        grace=route.sentinel_grace,
+        closed=ClosedKeys(route.closed_keys, route.closed_for or inf),
+        late=route.late,
+        most_groups=route.max_groups or inf,
+        clock=clock,
+    )
+
+
+def make_intake(route: Route, clock: Clock = SYSTEM_CLOCK) -> Intake:
+    """Return how messages of the route are read."""
+    return Intake(
+        clock,
+        key=compile_key(route.correlate) if route.correlate else None,
+        default_key=route.on_missing_key.removeprefix("key:") if ":" in route.on_missing_key else None,
+        sequence=compile_expression(route.sequence, "sequence") if route.sequence else None,
+        id=compile_expression(route.id, "id") if route.id else None,
+        is_sentinel=compile_match(route.sentinel) if route.sentinel else None,
+        sentinel_count=route.sentinel_count,
+        delivery_limit=route.delivery_limit,
+        trust_json=route.trust_json,
+        max_message=route.max_message,
+    )
+
+
+def make_completion(route: Route, clock: Clock = SYSTEM_CLOCK) -> AnyOf:
+    """Return the conditions in order of precedence: what closes a key before what makes a part."""
+    conditions: list[Condition] = []
+    if route.bytes is not None:
+        conditions.append(Bytes(route.bytes))
+    if route.size is not None:
+        conditions.append(Size(route.size))
+    if route.predicate is not None:
+        conditions.append(Predicate(load_predicate(route.predicate), route.predicate_early))
+    if route.age is not None:
+        conditions.append(Age(route.age))
+    if route.idle is not None:
+        conditions.append(Idle(route.idle))
+    if route.interval is not None:
+        conditions.append(Interval(route.interval, clock))
+    if route.crontab is not None:
+        conditions.append(Crontab(crontab(route.crontab, route.time_zone), clock))
+    if route.deadline_share is not None:
+        conditions.append(Deadline(route.deadline_share * route.ack_deadline))
+    closing = CLOSING | {Trigger(name) for name in (route.close_on or "").split(",") if name}
+    # of a key, what no longer fits is a part: its other members are still to come
+    return any_of(*conditions, closing=closing - {Trigger.BYTES} if route.correlate else closing)
+
+
+def make_limits(route: Route) -> Limits:
+    """Return the bounds of the route."""
+    return Limits(
+        request_items=route.request_items,
+        request_bytes=route.request_bytes,
+        linger=route.linger,
+        held_bytes=route.max_held,
+        ack_deadline=route.ack_deadline,
+        breaker_share=route.breaker_share,
+        breaker_window=route.breaker_window,
+        backoff=Backoff(route.retry_first, route.retry_max),
+        give_back_keyed=route.keyed_at_shutdown == "give-back",
+        stop_on_refusal=route.on_refused == "stop",
+    )
