@@ -24,7 +24,6 @@ from aggregator.merging import Fold, Plan, Rule, group_ids, make_plan, read_obje
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aggregator.buffer import Batch
     from aggregator.delivery import Delivery
 
     Member = tuple[Delivery, bytes]
@@ -66,10 +65,10 @@ class Made(NamedTuple):
 class Aggregation(Protocol):
     """Makes documents of batches."""
 
-    def make(self, batch: Batch, max_bytes: int) -> Made:
-        """Return the documents of ``batch``, of at most ``max_bytes`` each.
+    def make(self, key: str | None, deliveries: Sequence[Delivery], max_bytes: int) -> Made:
+        """Return the documents of a group, or of a part of one, of at most ``max_bytes`` each.
 
-        Called on flush threads, by several at once, outside every lock. The same batch gives the
+        Called on flush threads, by several at once, outside every lock. The same deliveries give the
         same answer. Raises nothing: what is wrong with members is in ``refused``.
         """
         ...
@@ -83,11 +82,11 @@ class Reading:
     trust_json: bool = False
     max_message: int = 16 * 1024 * 1024
 
-    def read(self, batch: Batch) -> _Work:
+    def read(self, key: str | None, deliveries: Sequence[Delivery]) -> _Work:
         """Make the documents of all members; whatever is wrong with one concerns that one alone."""
-        work = _Work(self.route, batch)
+        work = _Work(self.route, key, deliveries)
         seen: dict[str, Delivery] = {}
-        for delivery in batch.deliveries:
+        for delivery in deliveries:
             if delivery.fingerprint and (first := seen.get(delivery.id)) is not None:
                 if first.body == delivery.body:
                     work.copies.setdefault(delivery.id, []).append(delivery)
@@ -129,11 +128,11 @@ class Listing(Reading):
         if not self.key_field or not self.messages_field or self.key_field == self.messages_field:
             raise ConfigurationError("aggregate", "the fields of key and messages need two names")
 
-    def make(self, batch: Batch, max_bytes: int) -> Made:
+    def make(self, key: str | None, deliveries: Sequence[Delivery], max_bytes: int) -> Made:
         """Join the members' documents, as many as fit."""
-        work = self.read(batch)
+        work = self.read(key, deliveries)
         names = orjson.dumps(self.key_field), orjson.dumps(self.messages_field)
-        head = b"{%b:%b,%b:[" % (names[0], _key(batch.key), names[1])
+        head = b"{%b:%b,%b:[" % (names[0], _key(key), names[1])
         frame = len(head) + len(b"]}")
         limit = self.limit or len(work.members)
         part: list[Member] = []
@@ -171,9 +170,9 @@ class Merge(Reading):
         default = rules.pop("*", self.default)
         object.__setattr__(self, "_plan", make_plan(rules, default))  # frozen for everybody else
 
-    def make(self, batch: Batch, max_bytes: int) -> Made:
+    def make(self, key: str | None, deliveries: Sequence[Delivery], max_bytes: int) -> Made:
         """Merge the members, in order of arrival."""
-        work = self.read(batch)
+        work = self.read(key, deliveries)
         _in_pieces(work, self._merge, max_bytes)
         return work.made()
 
@@ -200,10 +199,10 @@ class Own(Reading):
     function: Function = field(kw_only=False)
     name: str = ""
 
-    def make(self, batch: Batch, max_bytes: int) -> Made:
+    def make(self, key: str | None, deliveries: Sequence[Delivery], max_bytes: int) -> Made:
         """Call the function."""
-        work = self.read(batch)
-        _in_pieces(work, lambda members: self._combine(batch.key, members), max_bytes)
+        work = self.read(key, deliveries)
+        _in_pieces(work, lambda members: self._combine(key, members), max_bytes)
         return work.made()
 
     def _combine(self, key: str | None, members: Sequence[Member]) -> _Built:
@@ -244,13 +243,14 @@ class _Built(NamedTuple):
 
 
 class _Work:
-    """One batch on its way. ``copies``: by given id, the further deliveries of a member."""
+    """One group on its way. ``copies``: by given id, the further deliveries of a member."""
 
-    __slots__ = ("batch", "copies", "members", "parts", "places", "refused", "repeats", "route")
+    __slots__ = ("copies", "deliveries", "key", "members", "parts", "places", "refused", "repeats", "route")
 
-    def __init__(self, route: str, batch: Batch) -> None:
+    def __init__(self, route: str, key: str | None, deliveries: Sequence[Delivery]) -> None:
         self.route = route
-        self.batch = batch
+        self.key = key
+        self.deliveries = deliveries
         self.members: list[Member] = []
         self.copies: dict[str, list[Delivery]] = {}
         self.parts: list[Part] = []
@@ -263,7 +263,7 @@ class _Work:
         deliveries = self._with_copies([delivery for delivery, _ in members])
         self.repeats += len(deliveries) - len(members)
         given = all(delivery.fingerprint for delivery in deliveries)
-        names = group_ids(self.route, self.batch.key, [delivery for delivery, _ in members], documents)
+        names = group_ids(self.route, self.key, [delivery for delivery, _ in members], documents)
         for name, document in zip(names, documents, strict=True):
             fingerprint = (hash(name) or 1) if given else 0
             self.parts.append(Part(name, document, deliveries, fingerprint, len(documents)))
@@ -284,7 +284,7 @@ class _Work:
         if not further:
             return deliveries
         if not self.places:
-            self.places = {id(delivery): place for place, delivery in enumerate(self.batch.deliveries)}
+            self.places = {id(delivery): place for place, delivery in enumerate(self.deliveries)}
         return sorted([*deliveries, *further], key=lambda delivery: self.places[id(delivery)])
 
 

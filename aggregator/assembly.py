@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
+from aggregator.aggregation import compile_aggregation
 from aggregator.backoff import Backoff
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.closed import ClosedKeys
@@ -33,6 +34,7 @@ from aggregator.pipeline import Limits, Pipeline
 from aggregator.schedule import crontab
 
 if TYPE_CHECKING:
+    from aggregator.aggregation import Aggregation
     from aggregator.clock import Clock
     from aggregator.completion import AnyOf
     from aggregator.config import Route
@@ -57,6 +59,7 @@ def make_pipeline(
         sink=sink,
         dead_letters=dead_letters,
         metrics=metrics,
+        aggregation=make_aggregation(route),
         limits=make_limits(route),
         grace=route.sentinel_grace,
         closed=ClosedKeys(route.closed_keys, route.closed_for or inf),
@@ -77,6 +80,17 @@ def make_intake(route: Route, clock: Clock = SYSTEM_CLOCK) -> Intake:
         is_sentinel=compile_match(route.sentinel) if route.sentinel else None,
         sentinel_count=route.sentinel_count,
         delivery_limit=route.delivery_limit,
+        trust_json=route.trust_json,
+        max_message=route.max_message,
+    )
+
+
+def make_aggregation(route: Route) -> Aggregation | None:
+    """Return what a complete group becomes; None where each message is a document of its own."""
+    return compile_aggregation(
+        route.aggregate,
+        route.merge,
+        route=route.name,
         trust_json=route.trust_json,
         max_message=route.max_message,
     )

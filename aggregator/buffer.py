@@ -58,7 +58,9 @@ class Batch:
 
     ``controls`` are sentinels: acked after the members, never written. ``part`` counts the batches
     of one key from 1; ``complete`` says that the key is closed. ``remaining`` and ``fates`` are
-    kept by the flush: how many items have no final verdict yet, and the verdicts so far.
+    kept by the flush: how many members have no final verdict yet, and the verdicts so far.
+    ``documents``: what an aggregation made of it; ``repeats``: members that only said again what
+    another one said.
     """
 
     key: str | None
@@ -71,6 +73,8 @@ class Batch:
     opened: float
     completed: float
     remaining: int = 0
+    documents: int = 0
+    repeats: int = 0
     fates: Counter[str] = field(default_factory=Counter)
 
 

@@ -92,6 +92,8 @@ def _way(route: Route) -> Iterator[tuple[str, str]]:
     yield "from", f"{route.broker} queue {route.queue!r}, {workers}"
     yield "grouped by", route.correlate or "nothing: all messages are one group"
     yield "complete at", _completion(route)
+    if route.aggregate != "documents":
+        yield "becomes", _aggregation(route)
     limits = f"{route.request_items} documents or {size_text(route.request_bytes)}"
     yield "requests of", f"up to {limits}, {route.concurrency} at once, linger {duration(route.linger)}"
     yield "to", f"{route.sink}, id from {route.id or 'the moment of receipt'}"
@@ -112,6 +114,11 @@ def _completion(route: Route) -> str:
         f"sentinel {route.sentinel}" if route.sentinel else "",
     ]
     return ", ".join(filter(None, conditions)) + ", whichever is first"
+
+
+def _aggregation(route: Route) -> str:
+    rules = ", ".join(f"{name} {rule}" for name, rule in (route.merge or {}).items())
+    return f"one document: {route.aggregate}{f' ({rules})' if rules else ''}"
 
 
 def _worst(route: Route) -> Iterator[tuple[str, str]]:

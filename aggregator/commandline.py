@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pydantic_settings import CliSettingsSource
+from pydantic_settings import CliSettingsSource, SettingsError
 
 from aggregator.errors import ConfigurationError
 from aggregator.masking import masked
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_settings import BaseSettings
 
+TABLE_HELP = 'a rule for each field is needed: --merge total=sum --merge "*=last", or {"total": "sum"}'
 PROGRAM = "python -m aggregator.consume"
 _ARGUMENT = re.compile(r"argument (?P<flag>--[\w-]+): (?P<problem>.*)", re.DOTALL)
 EPILOG = """\
@@ -103,7 +104,10 @@ def parse_flags(
         return source(args=list(argv))()
     except _WrongFlagError as exc:
         faults.append(_wrong(str(exc), settings))
-        return {}
+    except SettingsError:
+        # of what is given as name=value; the library does not say which part of it is wrong
+        faults.append(ConfigurationError("--merge", TABLE_HELP))
+    return {}
 
 
 def _groups(parser: ArgumentParser) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from aggregator.importing import load_function
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aggregator.delivery import Delivery
+    from aggregator.delivery import Item
 
-    Expression = Callable[[Delivery], str | None]
+    Expression = Callable[[Item], str | None]
 
 PROPERTIES = frozenset({
     "app_id",
@@ -44,7 +44,7 @@ HELP = (
 
 
 def compile_expression(text: str, field: str = "correlate") -> Expression:
-    """Return the function that reads ``text`` from a delivery: a string, or None where it is absent.
+    """Return the function that reads ``text`` from a message: a string, or None where it is absent.
 
     Numbers and booleans become their JSON text. The function raises ``MessageRefusedError`` where
     the body has to be JSON and is not (``bad-json``), or the value is a list or an object
@@ -73,8 +73,8 @@ def compile_key(text: str, field: str = "correlate") -> Expression:
     if len(reads) == 1:
         return reads[0]
 
-    def read(delivery: Delivery) -> str | None:
-        values = [one(delivery) for one in reads]
+    def read(item: Item) -> str | None:
+        values = [one(item) for one in reads]
         if any(value is None for value in values):
             return None
         # unambiguous, whatever the values hold
@@ -101,8 +101,8 @@ def _text(value: Any, where: str) -> str | None:
 
 
 def _property(name: str) -> Expression:
-    def read(delivery: Delivery) -> str | None:
-        return _text(delivery.properties.get(name), name)
+    def read(item: Item) -> str | None:
+        return _text(item.properties.get(name), name)
 
     return read
 
@@ -110,8 +110,8 @@ def _property(name: str) -> Expression:
 def _header(name: str) -> Expression:
     where = f"header {name}"
 
-    def read(delivery: Delivery) -> str | None:
-        return _text(delivery.headers.get(name), where)
+    def read(item: Item) -> str | None:
+        return _text(item.headers.get(name), where)
 
     return read
 
@@ -120,9 +120,9 @@ def _function(reference: str, field: str) -> Expression:
     module, _, name = reference.partition(":")
     function = load_function(module, name, field=field, takes="one delivery", example=(None,))
 
-    def read(delivery: Delivery) -> str | None:
+    def read(item: Item) -> str | None:
         try:
-            return _text(function(delivery), reference)
+            return _text(function(item), reference)
         except MessageRefusedError:
             raise
         except Exception as exc:  # noqa: BLE001 - the user's own; its words may hold the body
@@ -133,7 +133,7 @@ def _function(reference: str, field: str) -> Expression:
 
 
 def _constant(value: str) -> Expression:
-    def read(_delivery: Delivery) -> str:
+    def read(_item: Item) -> str:
         return value
 
     return read
@@ -142,8 +142,8 @@ def _constant(value: str) -> Expression:
 def _pointer(text: str) -> Expression:
     steps = [step.replace("~1", "/").replace("~0", "~") for step in text[1:].split("/")]
 
-    def read(delivery: Delivery) -> str | None:
-        value = delivery.json()
+    def read(item: Item) -> str | None:
+        value = item.json()
         for step in steps:
             if isinstance(value, dict):
                 value = value.get(step)
@@ -156,10 +156,10 @@ def _pointer(text: str) -> Expression:
     return read
 
 
-def compile_match(text: str, field: str = "sentinel") -> Callable[[Delivery], bool]:
+def compile_match(text: str, field: str = "sentinel") -> Callable[[Item], bool]:
     """Return the test that ``EXPRESSION=VALUE`` stands for; raises as :func:`compile_expression`."""
     expression, equals, value = text.partition("=")
     if not equals:
         raise ConfigurationError(field, f"{text!r} names no value; EXPRESSION=VALUE is needed")
     read = compile_expression(expression, field)
-    return lambda delivery: read(delivery) == value
+    return lambda item: read(item) == value

@@ -48,20 +48,23 @@ class Link(Protocol):
 
 
 class Item:
-    """One document on its way to a sink.
+    """One document on its way to a sink, and what expressions read from it.
 
     ``id``: the document's id, unique within the store. ``document``: one line of JSON in UTF-8,
     without line breaks; empty until the item has been made. ``fingerprint``: 0 where this process
     made the id up; else the id came from outside and another item may carry it too.
     ``batch``: the completed group that it belongs to. ``size``: its bytes, as far as known.
+    ``messages``: how many deliveries settle with it.
     """
 
-    __slots__ = ("batch", "document", "fingerprint", "id")
+    __slots__ = ("_json", "batch", "document", "fingerprint", "id")
 
     id: str
     document: bytes
     fingerprint: int
     batch: Batch
+    messages: int
+    _json: Any
 
     @property
     def deliveries(self) -> Sequence[Delivery]:
@@ -72,58 +75,6 @@ class Item:
     def size(self) -> int:
         """Bytes of the document, or of the bodies that it will be made from."""
         raise NotImplementedError
-
-
-class Delivery(Item):
-    """One message as it was handed out. Sources subclass it and decode only what is asked for.
-
-    ``body`` is raw, never decoded. ``tag`` is the broker's name for it on ``link`` alone.
-    ``received`` is in seconds of the monotonic clock. ``fingerprint`` identifies the message
-    across redeliveries. ``state`` and ``follower`` belong to the ledger.
-    """
-
-    __slots__ = (
-        "_json",
-        "body",
-        "follower",
-        "link",
-        "received",
-        "redelivered",
-        "state",
-        "tag",
-    )
-
-    body: bytes
-    link: Link
-    tag: Any
-    redelivered: bool
-    received: float
-
-    #: kombu asks each message for the errors of its decoding; nothing is decoded at receipt.
-    errors: tuple[()] = ()
-
-    def __init__(self, body: bytes, link: Link, tag: Any, *, redelivered: bool = False) -> None:
-        self.body = body
-        self.link = link
-        self.tag = tag
-        self.redelivered = redelivered
-        self.received = 0.0
-        self.id = ""
-        self.document = b""
-        self.fingerprint = 0
-        self.state = 0
-        self.follower: Delivery | None = None
-        self._json: Any = None
-
-    @property
-    def deliveries(self) -> Sequence[Delivery]:
-        """Itself alone."""
-        return (self,)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the body."""
-        return len(self.body)
 
     @property
     def headers(self) -> Mapping[str, Any]:
@@ -153,7 +104,7 @@ class Delivery(Item):
         if self._json is None:
             problem = ""
             try:
-                self._json = orjson.loads(self.document or self.body)
+                self._json = orjson.loads(self.document or self._source)
             except orjson.JSONDecodeError as exc:
                 problem = str(exc)  # a sentence and a position; the exception itself carries the body
             if problem:
@@ -161,10 +112,158 @@ class Delivery(Item):
         return self._json
 
     @property
+    def _source(self) -> bytes:
+        """What the document will be made from, as far as that is known."""
+        return b""
+
+    @property
     def parsed(self) -> bool:
-        """Whether the parsed body is kept."""
+        """Whether the parsed document is kept."""
         return self._json is not None
 
     def forget_json(self) -> None:
-        """Drop the parsed body: a held message must not cost its memory several times."""
+        """Drop the parsed document: a held message must not cost its memory several times."""
         self._json = None
+
+
+class Delivery(Item):
+    """One message as it was handed out. Sources subclass it and decode only what is asked for.
+
+    ``body`` is raw, never decoded. ``tag`` is the broker's name for it on ``link`` alone.
+    ``received`` is in seconds of the monotonic clock. ``fingerprint`` identifies the message
+    across redeliveries. ``state`` and ``follower`` belong to the ledger.
+    """
+
+    __slots__ = ("body", "follower", "link", "received", "redelivered", "state", "tag")
+
+    body: bytes
+    link: Link
+    tag: Any
+    redelivered: bool
+    received: float
+
+    #: kombu asks each message for the errors of its decoding; nothing is decoded at receipt.
+    errors: tuple[()] = ()
+    messages = 1
+
+    def __init__(self, body: bytes, link: Link, tag: Any, *, redelivered: bool = False) -> None:
+        self.body = body
+        self.link = link
+        self.tag = tag
+        self.redelivered = redelivered
+        self.received = 0.0
+        self.id = ""
+        self.document = b""
+        self.fingerprint = 0
+        self.state = 0
+        self.follower: Delivery | None = None
+        self._json = None
+
+    @property
+    def deliveries(self) -> Sequence[Delivery]:
+        """Itself alone."""
+        return (self,)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return len(self.body)
+
+    @property
+    def _source(self) -> bytes:
+        return self.body
+
+
+class Shared:
+    """What becomes of deliveries that several items hold: the worst of the words on these items.
+
+    ``left``: how many of them have none yet.
+    """
+
+    __slots__ = ("left", "word", "worst")
+
+    def __init__(self, items: int) -> None:
+        self.left = items
+        self.worst = -1
+        self.word: Any = None
+
+    def settle(self, badness: int, word: Any) -> bool:
+        """Note a final word; return whether it is the last one that was missing."""
+        if badness > self.worst:
+            self.worst, self.word = badness, word
+        self.left -= 1
+        return not self.left
+
+
+class Aggregate(Item):
+    """One document of several deliveries; before that is made, the group that it will be made of.
+
+    Expressions read headers, properties and the routing key of the first delivery, and the document
+    that was made. ``shared``: set where further items hold these same deliveries.
+    """
+
+    __slots__ = ("_bodies", "_deliveries", "shared")
+
+    def __init__(
+        self,
+        deliveries: Sequence[Delivery],
+        batch: Batch,
+        *,
+        id: str = "",  # noqa: A002 - the item's
+        document: bytes = b"",
+        fingerprint: int = 0,
+        shared: Shared | None = None,
+        bodies: int,
+    ) -> None:
+        self._deliveries = deliveries
+        self._bodies = bodies
+        self._json = None
+        self.batch = batch
+        self.id = id
+        self.document = document
+        self.fingerprint = fingerprint
+        self.shared = shared
+
+    @property
+    def messages(self) -> int:  # type: ignore[override]
+        """How many deliveries it holds."""
+        return len(self._deliveries)
+
+    @property
+    def deliveries(self) -> Sequence[Delivery]:
+        """The deliveries whose messages are in it."""
+        return self._deliveries
+
+    @property
+    def size(self) -> int:
+        """Bytes of the document, or of the bodies where those are more: both are in memory."""
+        return max(len(self.document), self._bodies)
+
+    @property
+    def divisible(self) -> bool:
+        """Whether it can be made again, as several smaller ones."""
+        return self.shared is None and len(self._deliveries) > 1
+
+    def unmake(self) -> None:
+        """Forget the document: it is too large, and will be made again as several."""
+        self.id, self.document, self.fingerprint, self._json = "", b"", 0, None
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The first delivery's."""
+        return self._deliveries[0].headers
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """The first delivery's."""
+        return self._deliveries[0].properties
+
+    @property
+    def exchange(self) -> str:
+        """The first delivery's."""
+        return self._deliveries[0].exchange
+
+    @property
+    def routing_key(self) -> str:
+        """The first delivery's."""
+        return self._deliveries[0].routing_key

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from aggregator.documents import make_document
-from aggregator.errors import MessageRefusedError, SinkError, SinkUnavailableError
-from aggregator.outbox import FINAL, Final
-from aggregator.sinks.base import Fate, Verdict
+from aggregator.errors import SinkError, SinkUnavailableError
+from aggregator.outbox import FINAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,11 +18,11 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from aggregator.clock import Clock
-    from aggregator.intake import Intake
+    from aggregator.making import Maker
     from aggregator.metrics import RouteMetrics
     from aggregator.outbox import Outbox, Request
     from aggregator.settlement import Settler
-    from aggregator.sinks.base import Sink
+    from aggregator.sinks.base import Sink, Verdict
 
     Verdicts = Sequence[Verdict] | None
 
@@ -38,7 +36,7 @@ class Flush:
         lock: Condition,
         outbox: Outbox,
         sink: Sink,
-        intake: Intake,
+        maker: Maker,
         settler: Settler,
         metrics: RouteMetrics,
         clock: Clock,
@@ -48,7 +46,7 @@ class Flush:
         self._changed = lock
         self._outbox = outbox
         self._sink = sink
-        self._intake = intake
+        self._maker = maker
         self._settler = settler
         self._metrics = metrics
         self._clock = clock
@@ -58,7 +56,7 @@ class Flush:
 
     def send(self, request: Request) -> tuple[float, str] | None:
         """Send a request; return for how many seconds items of it have been failing, and why."""
-        self._make_documents(request)
+        self._maker.make(request)
         if not request.items:
             return None
         started = self._clock.monotonic()
@@ -67,30 +65,6 @@ class Flush:
         outcome = "answered" if error is None else type(error).__name__
         self._metrics.request(outcome, len(request.items), now - started)
         return self._resolve(request, verdicts, error, now)
-
-    def _make_documents(self, request: Request) -> None:
-        """Make what is not made yet; what inflates beyond a request's bytes goes in another."""
-        intake, refused, total = self._intake, [], 0
-        for position, item in enumerate(request.items):
-            if not item.document:
-                try:
-                    item.document = make_document(
-                        item.deliveries[0], trust_json=intake.trust_json, max_bytes=intake.max_message
-                    )
-                except MessageRefusedError as exc:
-                    refused.append(Final(item, Verdict(Fate.DEAD_LETTER, exc.reason, exc.detail)))
-                    continue
-            total += len(item.document)
-            if total > self._outbox.max_bytes and total > len(item.document):
-                with self._changed:
-                    now = self._clock.monotonic()
-                    self._outbox.put_back(request, position, now)
-                    self._on_change(now)
-                break
-        if refused:
-            with self._changed:
-                outcome = self._outbox.refuse(request, refused, self._clock.monotonic())
-            self._settler.conclude(outcome, request, "message")
 
     def _write(self, request: Request) -> tuple[Verdicts, Exception | None]:
         try:

@@ -12,7 +12,13 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from aggregator.commandline import parse_flags
 from aggregator.errors import ConfigurationError
@@ -97,7 +103,7 @@ def read(argv: Sequence[str]) -> Layers:
     given = parse_flags(Everything, argv, faults)
     notes: list[str] = []
     # an empty variable is what compose files and shells make of one that is not set
-    environment = EnvSettingsSource(Everything, env_ignore_empty=True)()
+    environment = _environment(faults)
     faults += _unknown_variables(notes)
     flags, variables = Layer(given, "--{}"), Layer(environment, PREFIX + "{}")
     source = next((layer for layer in (flags, variables) if "config" in layer.values), None)
@@ -111,6 +117,14 @@ def read(argv: Sequence[str]) -> Layers:
     if len(routes) > 1:
         faults += _ambiguous(layers)
     return layers
+
+
+def _environment(faults: list[ConfigurationError]) -> dict[str, Any]:
+    try:
+        return EnvSettingsSource(Everything, env_ignore_empty=True)()
+    except SettingsError:  # only a table is parsed as early as that
+        faults.append(ConfigurationError(f"{PREFIX}MERGE", 'JSON is needed, like {"total": "sum"}'))
+        return {}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

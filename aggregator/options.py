@@ -283,6 +283,20 @@ class Grouping(Options):
 class Writing(Options):
     """Writing"""
 
+    aggregate: Text = option(
+        "documents",
+        "what a complete group becomes: documents (one for each message), list or list:N (one of all, or of"
+        " N), merge (by the rules of --merge), or function:MODULE:NAME",
+        "FORM",
+    )
+    merge: Annotated[dict[str, str] | None, Unset] = option(
+        None,
+        "for aggregate = merge, a rule for each field, * for all others: first, last, sum, min, max, count,"
+        " append, set",
+        "FIELD=RULE",
+        unset="none",
+    )
+
     sink: SecretUrl = option(
         DEFAULT_SINK,
         "where documents go: elasticsearch+http(s)://[user:password@]host[,host2]/index?..., sqlite:///FILE,"

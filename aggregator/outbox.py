@@ -13,11 +13,12 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from aggregator.backoff import Backoff
+from aggregator.delivery import Aggregate
 from aggregator.errors import RequestRefusedError, RequestTooLargeError
 from aggregator.sinks.base import Fate, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from aggregator.delivery import Item
 
@@ -171,6 +172,11 @@ class Outbox:
         """What a request may hold; less than at first once the sink has found one too large."""
         return self._max_bytes
 
+    @property
+    def max_items(self) -> int:
+        """How many items a request may hold."""
+        return self._max_items
+
     def take(self, now: float, *, hurry: bool = False) -> Request | None:
         """Return the next request to send, or None. ``hurry``: linger for nothing."""
         while self.gate.passes(now):
@@ -234,9 +240,15 @@ class Outbox:
             self.gate.failed(now)
             return Outcome([], [])
         self.gate.succeeded(now)  # it answered
-        if isinstance(error, RequestTooLargeError) and len(request.items) > 1:
-            self._max_bytes = max(1, min(self._max_bytes, request.size // 2))
-        if len(request.items) > 1:
+        single = request.items[0] if len(request.items) == 1 else None
+        if isinstance(error, RequestTooLargeError):
+            if single is None:
+                self._max_bytes = max(1, min(self._max_bytes, request.size // 2))
+            elif isinstance(single, Aggregate) and single.divisible:
+                self._max_bytes = max(1, min(self._max_bytes, len(single.document) // 2))
+                self._unmake(request, single, now)
+                return Outcome([], [])
+        if single is None:
             self._halve(request, now)
             return Outcome([], [])
         verdict = _last_word(error)
@@ -254,6 +266,24 @@ class Outbox:
             self.gate.withdrawn()
         self._finish(leaving, size, now)
         return Outcome([], refused)
+
+    def exchange(self, request: Request, made: Mapping[Item, Sequence[Item]]) -> None:
+        """Put the items that a group has become in its place, none of them if there are none.
+
+        Their ids are known only now: an item whose id is under way waits behind it.
+        """
+        items: list[Item] = []
+        for item in request.items:
+            items += made.get(item, (item,))
+        new = [item for parts in made.values() for item in parts]
+        size = sum(item.size for item in new) - sum(item.size for item in made)
+        self.pending += len(new) - len(made)
+        self.bytes += size
+        request.items = items
+        request.size += size
+        self._admit(request, new)
+        if not request.items:
+            self.gate.withdrawn()
 
     def put_back(self, request: Request, keep: int, now: float) -> None:
         """Leave a request its first ``keep`` items; the others go in one of their own."""
@@ -305,12 +335,13 @@ class Outbox:
             request.items += self._ready.popleft().items
             request.size += following.size
         self._ready_items -= len(request.items)
-        self._admit(request)
+        self._admit(request, request.items)
         return request
 
-    def _admit(self, request: Request) -> None:
+    def _admit(self, request: Request, items: Sequence[Item]) -> None:
+        """Enter the ids of a request's items; those whose id is under way leave it, and wait."""
         busy, refused = self._busy, False
-        for item in request.items:
+        for item in items:
             if not item.fingerprint:
                 continue
             behind = busy.get(item.id, _FREE)
@@ -340,6 +371,14 @@ class Outbox:
         middle = len(request.items) // 2
         for items in (request.items[:middle], request.items[middle:]):
             self._push(Request(items, sum(item.size for item in items), request.since).like(request), now)
+
+    def _unmake(self, request: Request, item: Aggregate, now: float) -> None:
+        """Have a document that is too large made again, as several."""
+        self._release((item,), now)
+        before = item.size
+        item.unmake()
+        self.bytes += item.size - before
+        self._push(Request([item], item.size, request.since).like(request), now)
 
     def _fitted(self, size: int) -> None:
         """Feel the way back to larger requests: what was too large once need not be so for ever."""

@@ -18,10 +18,11 @@ from aggregator.backoff import Backoff
 from aggregator.breaker import Breaker
 from aggregator.buffer import LATE_NEW, Buffer
 from aggregator.clock import SYSTEM_CLOCK
-from aggregator.delivery import Settlement
+from aggregator.delivery import Aggregate, Settlement
 from aggregator.errors import MessageRefusedError, UnrecoverableError
 from aggregator.flush import Flush, problem_of
 from aggregator.ledger import Ledger, Recall, with_followers
+from aggregator.making import Maker
 from aggregator.outbox import Outbox, Request
 from aggregator.settlement import Settler
 from aggregator.standing import PATIENCE, STATES, RouteState, Standing
@@ -29,6 +30,7 @@ from aggregator.standing import PATIENCE, STATES, RouteState, Standing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from aggregator.aggregation import Aggregation
     from aggregator.clock import Clock
     from aggregator.closed import ClosedKeys
     from aggregator.completion import AnyOf
@@ -83,6 +85,7 @@ class Pipeline:
         sink: Sink,
         dead_letters: DeadLetterPort,
         metrics: RouteMetrics,
+        aggregation: Aggregation | None = None,
         limits: Limits | None = None,
         grace: float = 0.0,
         closed: ClosedKeys | None = None,
@@ -124,17 +127,28 @@ class Pipeline:
             ledger=self._ledger,
             breaker=Breaker(limits.breaker_share, limits.breaker_window),
             stop_on_refusal=limits.stop_on_refusal,
+            aggregated=aggregation is not None,
             dead_letters=dead_letters,
             metrics=metrics,
             clock=clock,
             log=self._log,
             stop=self.stop,
         )
+        maker = Maker(
+            lock=self._changed,
+            outbox=self._outbox,
+            intake=intake,
+            aggregation=aggregation,
+            settler=self._settler,
+            clock=clock,
+            on_change=self._nudge,
+        )
+        self._aggregated = aggregation is not None
         self._flush = Flush(
             lock=self._changed,
             outbox=self._outbox,
             sink=sink,
-            intake=intake,
+            maker=maker,
             settler=self._settler,
             metrics=metrics,
             clock=clock,
@@ -358,7 +372,9 @@ class Pipeline:
             self._ledger.depart(members)
             self._ledger.depart(batch.controls)
             if members:
-                self._outbox.offer(members, batch.bytes, now)
+                whole = self._aggregated
+                items = [Aggregate(members, batch, bodies=batch.bytes)] if whole else members
+                self._outbox.offer(items, batch.bytes, now)
             else:
                 self._settler.finish([batch])
 
@@ -432,8 +448,7 @@ class Pipeline:
         dead = [item for item in self._outbox.waiting() if not _alive(item.deliveries)]
         if dead:
             self._outbox.drop(dead)
-            self._settler.give_up(d for item in dead for d in with_followers(item.deliveries))
-            self._settler.count(dead, "given_back")
+            self._settler.give_back(dead)
 
     # ── the state of the route ──
 

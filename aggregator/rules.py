@@ -7,6 +7,7 @@ from math import ceil, inf
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from aggregator.aggregation import compile_aggregation
 from aggregator.errors import ConfigurationError
 from aggregator.masking import masked
 from aggregator.options import MAX_NAME_BYTES, MAX_PREFETCH
@@ -124,6 +125,7 @@ def route_faults(route: Route, label: Callable[[str], str]) -> Iterator[Configur
         *_window(route),
         *_times(route),
         *_sentinel(route),
+        *_aggregation(route),
     ):
         yield ConfigurationError(label(field), problem)
 
@@ -223,6 +225,20 @@ def _times(route: Route) -> Iterator[tuple[str, str]]:
         total = f"{sums} = {duration(hold_seconds(route))}"
         longest = max(hold(route)[:-1], key=lambda part: part.seconds).field
         yield longest, f"{total} reaches the ack deadline of {duration(deadline)}; less is needed"
+
+
+def _aggregation(route: Route) -> Iterator[tuple[str, str]]:
+    try:
+        made = compile_aggregation(route.aggregate, route.merge)
+    except ConfigurationError as exc:
+        yield exc.field, exc.problem
+        return
+    if made is not None and route.id is not None and route.id == route.correlate:
+        problem = (
+            f"{route.id} is the group's key, all members would have one id; name what tells one message"
+            " from another, or set none"
+        )
+        yield "id", problem
 
 
 def _sentinel(route: Route) -> Iterator[tuple[str, str]]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from aggregator.delivery import Settlement
+from aggregator.delivery import Aggregate, Settlement
 from aggregator.ledger import with_followers
+from aggregator.outbox import Final, Outcome
 from aggregator.ports import Refused
-from aggregator.sinks.base import Fate
+from aggregator.sinks.base import WRITTEN, Fate, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -26,12 +27,20 @@ if TYPE_CHECKING:
     from aggregator.delivery import Delivery, Item, Link
     from aggregator.ledger import Ledger
     from aggregator.metrics import RouteMetrics
-    from aggregator.outbox import Outcome, Request
+    from aggregator.outbox import Request
     from aggregator.ports import DeadLetterPort
+
+#: The word on items that nobody can ack: their links are lost.
+_GIVEN_BACK = Verdict(Fate.BLOCKED)
+#: Of the words on the documents of one group the worst decides over its deliveries.
+_BADNESS = {Fate.WRITTEN: 0, Fate.DUPLICATE: 1, Fate.DEAD_LETTER: 2, Fate.BLOCKED: 3}
 
 
 class Settler:
-    """Settles what is final. ``stop`` is called with a reason when most messages are refused."""
+    """Settles what is final. ``stop`` is called with a reason when most messages are refused.
+
+    ``aggregated``: items may hold several deliveries, and deliveries may stand in several items.
+    """
 
     def __init__(
         self,
@@ -40,6 +49,7 @@ class Settler:
         ledger: Ledger,
         breaker: Breaker,
         stop_on_refusal: bool,
+        aggregated: bool,
         dead_letters: DeadLetterPort,
         metrics: RouteMetrics,
         clock: Clock,
@@ -50,6 +60,7 @@ class Settler:
         self._ledger = ledger
         self._breaker = breaker
         self._stop_on_refusal = stop_on_refusal
+        self._aggregated = aggregated
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._clock = clock
@@ -58,6 +69,7 @@ class Settler:
 
     def conclude(self, outcome: Outcome, request: Request, source: str) -> None:
         """Settle what is final: ack what was written, dead-letter what was refused."""
+        outcome = self._whole(outcome)
         duplicates = [item for item, verdict in outcome.others if verdict.fate is Fate.DUPLICATE]
         rejected = [final for final in outcome.others if final.verdict.fate is Fate.DEAD_LETTER]
         for item, word in outcome.others:
@@ -70,7 +82,7 @@ class Settler:
                     # under the lock: a copy that comes now is either among them, or is told they are settled
                     deliveries = [d for item in items for d in with_followers(item.deliveries)]
                     self._ledger.settle(deliveries)
-                    self._breaker.pass_(len(items))
+                    self._breaker.pass_(sum(item.messages for item in items))
                 self.acknowledge(deliveries, verdict)
                 self.count(items, verdict)
         if rejected:
@@ -86,6 +98,32 @@ class Settler:
                 ]
             )
             self.count([item for item, _ in rejected], "dead_lettered" if sent else "given_back")
+
+    def give_back(self, items: Iterable[Item]) -> None:
+        """Conclude items that nobody can ack any more: the broker hands their deliveries out again."""
+        final = self._whole(Outcome([], [Final(item, _GIVEN_BACK) for item in items])).others
+        gone = [item for item, _ in final]
+        self.give_up(delivery for item in gone for delivery in with_followers(item.deliveries))
+        self.count(gone, "given_back")
+
+    def _whole(self, outcome: Outcome) -> Outcome:
+        """Leave out items whose deliveries stand in others too, but for the last of these to be final."""
+        if not self._aggregated:
+            return outcome
+        words = [*(Final(item, WRITTEN) for item in outcome.written), *outcome.others]
+        whole = Outcome([], [])
+        with self._changed:
+            for item, said in words:
+                word = said
+                if isinstance(item, Aggregate) and item.shared is not None:
+                    if not item.shared.settle(_BADNESS[said.fate], said):
+                        continue
+                    word = item.shared.word
+                if word is WRITTEN:
+                    whole.written.append(item)
+                else:
+                    whole.others.append(Final(item, word))
+        return whole
 
     def dead_lettered(self, refused: Sequence[Refused]) -> None:
         """Settle deliveries that are safe in the dead-letter queue. Called by its thread."""
@@ -143,8 +181,8 @@ class Settler:
         with self._changed:
             for item in items:
                 batch = item.batch
-                batch.remaining -= 1
-                batch.fates[fate] += 1
+                batch.remaining -= item.messages
+                batch.fates[fate] += item.messages
                 if not batch.remaining:
                     finished.append(batch)
         self.finish(finished)
@@ -193,4 +231,6 @@ def _told(batch: Batch) -> dict[str, object]:
         "trigger": batch.trigger.value,
         "part": batch.part,
         "complete": batch.complete,
+        **({"documents": batch.documents} if batch.documents else {}),
+        **({"repeats": batch.repeats} if batch.repeats else {}),
     }

@@ -81,17 +81,16 @@ class Actions:
         action: dict[str, Any] = {"_id": item.id}
         if not item.id or len(item.id.encode(errors="replace")) > LONGEST_ID:
             raise MessageRefusedError("bad-id", f"an id has from 1 to {LONGEST_ID} bytes")
-        delivery = item.deliveries[0]
         try:
             if self.index_of:
-                action["_index"] = self.index_of(delivery)
-            if self.routing and (routing := self.routing(delivery)):
+                action["_index"] = self.index_of(item)
+            if self.routing and (routing := self.routing(item)):
                 action["routing"] = routing
             if self.version:
-                action["version"] = _version(self.version(delivery))
+                action["version"] = _version(self.version(item))
                 action["version_type"] = "external"
         finally:
-            delivery.forget_json()
+            item.forget_json()
         try:
             return orjson.dumps({self.op: action})
         except TypeError:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aggregator.correlation import Expression
-    from aggregator.delivery import Delivery
+    from aggregator.delivery import Item
 
-    IndexOf = Callable[[Delivery], str]
+    IndexOf = Callable[[Item], str]
 
 _FORBIDDEN = re.compile(r'[\\/*?"<>| ,#:\x00-\x1f\x7f]')
 _LONGEST_NAME = 255
@@ -76,9 +76,9 @@ class AllowedIndex:
     source: str
     allow: frozenset[str]
 
-    def __call__(self, delivery: Delivery) -> str:
+    def __call__(self, item: Item) -> str:
         """Return the index of this message. Raises ``MessageRefusedError`` (``bad-index``)."""
-        name = self.expression(delivery)
+        name = self.expression(item)
         if name is None:
             raise MessageRefusedError("bad-index", f"{self.source} is missing")
         if name not in self.allow:
@@ -96,9 +96,9 @@ class DatedIndex:
     source: str
     format: str
 
-    def __call__(self, delivery: Delivery) -> str:
+    def __call__(self, item: Item) -> str:
         """Return the index of this message. Raises ``MessageRefusedError`` (``bad-date``)."""
-        text = self.expression(delivery)
+        text = self.expression(item)
         if text is None:
             raise MessageRefusedError("bad-date", f"{self.source} is missing")
         try:

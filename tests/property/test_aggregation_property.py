@@ -12,8 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.aggregation import Listing, Merge, Own
-from aggregator.buffer import Batch
-from aggregator.completion import Trigger
 from aggregator.errors import MessageRefusedError
 from aggregator.merging import LONGEST_ID, Fold, Rule, make_plan, read_object
 from aggregator.testing.memory import MemoryDelivery
@@ -37,7 +35,7 @@ def deliver(body, name=""):
 
 
 def batch(deliveries, key="k"):
-    return Batch(key, list(deliveries), [], 0, Trigger.SIZE, 1, True, 0.0, 0.0)
+    return key, list(deliveries)
 
 
 # ── merge, against a reference that looks at all values of a field at once ──
@@ -149,7 +147,7 @@ def test_a_merge_is_what_the_reference_says(documents, rules):
             continue
         kept.append(position)
     deliveries = [deliver(json.dumps(doc).encode(), f"m{place}") for place, doc in enumerate(documents)]
-    result = Merge(rules).make(batch(deliveries), PLENTY)
+    result = Merge(rules).make(*batch(deliveries), PLENTY)
     assert [d for d, _ in result.refused] == [d for n, d in enumerate(deliveries) if n not in kept]
     assert {error.reason for _, error in result.refused} <= {"bad-value"}
     found = [canonical(json.loads(part.document)) for part in result.parts]
@@ -173,7 +171,7 @@ def test_a_refused_member_leaves_no_trace(documents, last, rules):
 @given(st.dictionaries(TEXTS, ANY, max_size=4))
 def test_one_member_merged_is_itself(document):
     body = json.dumps(document, ensure_ascii=False).encode()
-    (part,) = Merge().make(batch([deliver(body, "a")]), PLENTY).parts
+    (part,) = Merge().make(*batch([deliver(body, "a")]), PLENTY).parts
     assert canonical(json.loads(part.document)) == canonical(document)
     assert b"\n" not in part.document
     assert read_object(part.document) == document
@@ -192,7 +190,7 @@ def test_one_member_merged_is_itself(document):
 def test_a_list_is_exactly_its_members(values, key, limit, most, indent):
     bodies = [json.dumps(value, indent=indent).encode() for value in values]
     deliveries = [deliver(body, f"m{place}") for place, body in enumerate(bodies)]
-    result = Listing(limit).make(batch(deliveries, key), most)
+    result = Listing(limit).make(*batch(deliveries, key), most)
     position = {id(delivery): place for place, delivery in enumerate(deliveries)}
     for part in result.parts:
         assert len(part.document) <= most
@@ -203,8 +201,8 @@ def test_a_list_is_exactly_its_members(values, key, limit, most, indent):
     assert {error.reason for _, error in result.refused} <= {"too-large"}
     # no two neighbours would have gone into one
     for part, following in pairwise(result.parts):
-        lone = Listing().make(batch([following.deliveries[0]], key), PLENTY).parts[0].document
-        frame = len(Listing().make(batch([deliver(b"{}", "x")], key), PLENTY).parts[0].document) - 2
+        lone = Listing().make(*batch([following.deliveries[0]], key), PLENTY).parts[0].document
+        frame = len(Listing().make(*batch([deliver(b"{}", "x")], key), PLENTY).parts[0].document) - 2
         full = len(part.document) + 1 + len(lone) - frame > most
         assert full or len(part.deliveries) == limit
 
@@ -242,7 +240,7 @@ MESSAGES = st.tuples(
 @given(AGGREGATIONS, st.lists(MESSAGES, max_size=10), KEYS, st.integers(1, 400))
 def test_each_delivery_is_in_one_part_or_refused_and_no_part_too_large(aggregation, messages, key, most):
     deliveries = [deliver(body, name) for name, body in messages]
-    result = aggregation.make(batch(deliveries, key), most)
+    result = aggregation.make(*batch(deliveries, key), most)
     shares = {}
     for part in result.parts:
         assert len(part.document) <= most
@@ -266,7 +264,7 @@ def test_each_delivery_is_in_one_part_or_refused_and_no_part_too_large(aggregati
 @given(AGGREGATIONS, st.lists(MESSAGES, max_size=8), KEYS, st.integers(1, 400))
 def test_made_again_it_is_the_same(aggregation, messages, key, most):
     whole = batch([deliver(body, name) for name, body in messages], key)
-    first, second = aggregation.make(whole, most), aggregation.make(whole, most)
+    first, second = aggregation.make(*whole, most), aggregation.make(*whole, most)
     assert first.parts == second.parts
     assert [(d, str(e)) for d, e in first.refused] == [(d, str(e)) for d, e in second.refused]
 
@@ -289,14 +287,14 @@ def test_after_a_crash_in_the_middle_nothing_is_lost(given_ids, data, aggregatio
         return [deliver(b'{"n":%d}' % n, f"m{n}" if given_ids[n] else "") for n in order]
 
     stored = {}
-    first = aggregation.make(batch(arrive(data.draw(st.permutations(numbers)))), before)
+    first = aggregation.make(*batch(arrive(data.draw(st.permutations(numbers)))), before)
     for part in first.parts:
         if data.draw(st.booleans()):
             stored.setdefault(part.id, part.document)  # create: the first wins
     cut = data.draw(st.integers(0, len(numbers)))
     order = data.draw(st.permutations(numbers))
     for some in (order[:cut], order[cut:]):
-        result = aggregation.make(batch(arrive(some)), after)
+        result = aggregation.make(*batch(arrive(some)), after)
         assert not result.refused
         for part in result.parts:
             stored.setdefault(part.id, part.document)
@@ -319,7 +317,7 @@ def test_an_id_tells_route_key_and_members_and_nothing_else(groups, keys):
         for key in keys:
             for names in groups:
                 members = [deliver(b"{}", name) for name in names]
-                (part,) = Listing(route=route).make(batch(members, key), PLENTY).parts
+                (part,) = Listing(route=route).make(*batch(members, key), PLENTY).parts
                 group = (route, key, frozenset(names))
                 assert by_id.setdefault(part.id, group) == group
                 assert by_group.setdefault(group, part.id) == part.id

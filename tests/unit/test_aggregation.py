@@ -12,8 +12,6 @@ import orjson
 import pytest
 
 from aggregator.aggregation import Listing, Merge, Own, Part, compile_aggregation
-from aggregator.buffer import Batch
-from aggregator.completion import Trigger
 from aggregator.errors import ConfigurationError, MessageRefusedError
 from aggregator.merging import DEEPEST, GREATEST_SUM, LEAST_SUM, LONGEST_ID, Rule, read_object, write_json
 from aggregator.testing.memory import MemoryDelivery
@@ -36,11 +34,11 @@ def members(*bodies):
 
 
 def batch(deliveries, key="k", *, complete=True, part=1):
-    return Batch(key, list(deliveries), [], 0, Trigger.SIZE, part, complete, 0.0, 0.0)
+    return key, list(deliveries)
 
 
 def made(aggregation, *bodies, key="k", most=PLENTY):
-    return aggregation.make(batch(members(*bodies), key), most)
+    return aggregation.make(*batch(members(*bodies), key), most)
 
 
 def parsed(result):
@@ -67,7 +65,7 @@ def nested(levels):
 
 def test_a_list_holds_the_bytes_of_its_members():
     deliveries = members(b'{"a":1.50}', b'{ "b" : [2] }', b'{"c":123456789012345678901234567890}')
-    result = Listing().make(batch(deliveries), PLENTY)
+    result = Listing().make(*batch(deliveries), PLENTY)
     (part,) = result.parts
     assert part.document == (
         b'{"key":"k","messages":[{"a":1.50},{ "b" : [2] },{"c":123456789012345678901234567890}]}'
@@ -125,7 +123,7 @@ def test_a_member_that_is_no_document_is_refused_alone():
         member(b"", "d"),
         member({"n": 2}, "e"),
     ]
-    result = Listing().make(batch(deliveries), PLENTY)
+    result = Listing().make(*batch(deliveries), PLENTY)
     assert [(delivery.id, error.reason) for delivery, error in result.refused] == [
         ("b", "bad-json"),
         ("c", "not-an-object"),
@@ -145,7 +143,7 @@ def test_a_message_that_nobody_foresaw_is_refused_alone():
 
     odd = Odd(b"{}")
     odd.id = "odd"
-    result = Listing().make(batch([odd, *members({"n": 1})]), PLENTY)
+    result = Listing().make(*batch([odd, *members({"n": 1})]), PLENTY)
     assert [str(error) for _, error in result.refused] == ["unreadable: KeyError"]
     assert len(result.parts) == 1
 
@@ -156,10 +154,10 @@ def test_documents_are_read_as_single_ones_are():
     ready = member(b"not looked at", "c")
     ready.document = b'{"ready":true}'
     lines = member(b'{"n":\n2}', "d")
-    result = Listing().make(batch([text, packed, ready, lines]), PLENTY)
+    result = Listing().make(*batch([text, packed, ready, lines]), PLENTY)
     assert parsed(result)[0]["messages"] == [{"message": "hello"}, {"n": 1}, {"ready": True}, {"n": 2}]
     assert b"\n" not in result.parts[0].document
-    assert Listing(max_message=4).make(batch([text]), PLENTY).refused[0][1].reason == "too-large"
+    assert Listing(max_message=4).make(*batch([text]), PLENTY).refused[0][1].reason == "too-large"
 
 
 def test_trusted_json_is_not_looked_at():
@@ -173,8 +171,8 @@ def test_trusted_json_is_not_looked_at():
 
 @pytest.mark.parametrize("aggregation", [Listing(), Merge(), Own(lambda key, documents: {})])
 def test_a_batch_without_members_makes_nothing(aggregation):
-    assert aggregation.make(batch([]), PLENTY) == ([], [], 0)
-    assert aggregation.make(batch([member(b"")]), PLENTY).parts == []
+    assert aggregation.make(*batch([]), PLENTY) == ([], [], 0)
+    assert aggregation.make(*batch([member(b"")]), PLENTY).parts == []
 
 
 @pytest.mark.parametrize("limit", [0, -1])
@@ -202,36 +200,36 @@ def test_a_list_has_two_fields(names):
 )
 def test_a_message_sent_twice_counts_once_and_settles_with_the_first(aggregation, document):
     a, b, again = member({"n": 1}, "a"), member({"n": 2}, "b"), member({"n": 1}, "a")
-    result = aggregation.make(batch([a, b, again]), PLENTY)
+    result = aggregation.make(*batch([a, b, again]), PLENTY)
     assert parsed(result) == [document]
     assert result.parts[0].deliveries == [a, b, again]
     assert (result.refused, result.repeats) == ([], 1)
-    assert result.parts[0].id == aggregation.make(batch([a, b]), PLENTY).parts[0].id
+    assert result.parts[0].id == aggregation.make(*batch([a, b]), PLENTY).parts[0].id
 
 
 def test_a_copy_goes_where_the_first_goes():
     a, b, again = member({"n": 1}, "a"), member({"n": 2}, "b"), member({"n": 1}, "a")
-    assert [p.deliveries for p in Listing(1).make(batch([a, b, again]), PLENTY).parts] == [[a, again], [b]]
+    assert [p.deliveries for p in Listing(1).make(*batch([a, b, again]), PLENTY).parts] == [[a, again], [b]]
     b_again = member({"n": 2}, "b")
-    result = Listing(1).make(batch([a, b, b_again, again]), PLENTY)
+    result = Listing(1).make(*batch([a, b, b_again, again]), PLENTY)
     assert [p.deliveries for p in result.parts] == [[a, again], [b, b_again]]
     assert result.repeats == 2
     bad, bad_too = member({"n": "x"}, "c"), member({"n": "x"}, "c")
-    result = Merge({"n": "sum"}).make(batch([a, bad, bad_too]), PLENTY)
+    result = Merge({"n": "sum"}).make(*batch([a, bad, bad_too]), PLENTY)
     assert [delivery for delivery, _ in result.refused] == [bad, bad_too]
     assert result.repeats == 0
 
 
 def test_another_body_under_the_same_id_is_refused():
     first, other = member({"n": 1}, "a"), member({"n": 2}, "a")
-    result = Listing().make(batch([first, other]), PLENTY)
+    result = Listing().make(*batch([first, other]), PLENTY)
     assert parsed(result)[0]["messages"] == [{"n": 1}]
     assert [(d, e.reason) for d, e in result.refused] == [(other, "bad-id")]
 
 
 def test_of_a_refused_one_the_next_copy_is_taken():
     first, second = member(b"", "a"), member({"n": 1}, "a")
-    result = Listing().make(batch([first, second]), PLENTY)
+    result = Listing().make(*batch([first, second]), PLENTY)
     assert [p.deliveries for p in result.parts] == [[second]]
     assert [d for d, _ in result.refused] == [first]
 
@@ -239,14 +237,14 @@ def test_of_a_refused_one_the_next_copy_is_taken():
 def test_ids_made_at_receipt_are_no_sign_of_a_repetition():
     one, other = member({"n": 1}), member({"n": 1})
     other.id = one.id
-    assert len(parsed(Listing().make(batch([one, other]), PLENTY))[0]["messages"]) == 2
+    assert len(parsed(Listing().make(*batch([one, other]), PLENTY))[0]["messages"]) == 2
 
 
 # ── ids ──
 
 
 def id_of(deliveries, key="k", aggregation=None, **options):
-    (part,) = (aggregation or Listing()).make(batch(deliveries, key, **options), PLENTY).parts
+    (part,) = (aggregation or Listing()).make(*batch(deliveries, key, **options), PLENTY).parts
     return part.id
 
 
@@ -275,19 +273,19 @@ def test_an_id_is_of_the_members_that_are_in_the_document():
 def test_another_cut_is_never_taken_for_the_first():
     """A crash after the first of two parts, and the members come again in another order."""
     a, b, c = members({"n": 1}, {"n": 2}, {"n": 3})
-    before = Listing(2).make(batch([a, b, c]), PLENTY).parts
-    after = Listing(2).make(batch([c, a, b]), PLENTY).parts
+    before = Listing(2).make(*batch([a, b, c]), PLENTY).parts
+    after = Listing(2).make(*batch([c, a, b]), PLENTY).parts
     assert not {part.id for part in before} & {part.id for part in after}
 
 
 def test_an_id_made_at_receipt_makes_the_group_new():
     given, own = member({"n": 1}, "a"), member({"n": 2})
-    (part,) = Listing().make(batch([given, own]), PLENTY).parts
+    (part,) = Listing().make(*batch([given, own]), PLENTY).parts
     assert part.fingerprint == 0
     assert f":{own.id}." in part.id
-    assert Listing().make(batch([given]), PLENTY).parts[0].fingerprint != 0
+    assert Listing().make(*batch([given]), PLENTY).parts[0].fingerprint != 0
     # cut elsewhere, it is another document
-    parts = Listing(1).make(batch([own, given]), PLENTY).parts
+    parts = Listing(1).make(*batch([own, given]), PLENTY).parts
     assert parts[0].id != part.id
 
 
@@ -425,7 +423,7 @@ def test_a_member_that_a_rule_cannot_take_is_refused_by_its_fields_name(rules, b
     if "/v/w/x" in rules:
         good = {"v": {"w": {"x": 1}}}
     deliveries = [member({**good, "k": 1}, "a"), member(body, "b"), member({**good, "k": 3}, "c")]
-    result = Merge(rules).make(batch(deliveries), PLENTY)
+    result = Merge(rules).make(*batch(deliveries), PLENTY)
     ((refused, error),) = result.refused
     assert refused is deliveries[1]
     assert error.reason == "bad-value"
@@ -466,7 +464,7 @@ def test_long_numbers_keep_their_digits():
 
 def test_members_that_are_too_deep_are_refused():
     deep = members(nested(DEEPEST + 1), nested(DEEPEST), {"b": 1})
-    result = Merge({"a": "append"}).make(batch(deep), PLENTY)
+    result = Merge({"a": "append"}).make(*batch(deep), PLENTY)
     assert [(d, e.reason) for d, e in result.refused] == [(deep[0], "bad-value")]
     assert result.parts[0].deliveries == deep[1:]
     many = {"list": [[] for _ in range(1000)]}
@@ -543,7 +541,7 @@ def test_a_function_gets_key_and_documents():
         return {"count": len(documents)}
 
     deliveries = members({"n": 1}, {"n": 2})
-    (part,) = Own(combine).make(batch(deliveries), PLENTY).parts
+    (part,) = Own(combine).make(*batch(deliveries), PLENTY).parts
     assert seen == [("k", [{"n": 1}, {"n": 2}])]
     assert part.document == b'{"count":2}'
     assert (part.deliveries, part.sharing) == (deliveries, 1)
@@ -552,7 +550,7 @@ def test_a_function_gets_key_and_documents():
 
 def test_several_documents_share_their_deliveries():
     deliveries = members({"n": 1}, {"n": 2}, {"n": 3})
-    result = Own(lambda key, documents: documents[:2]).make(batch(deliveries), PLENTY)
+    result = Own(lambda key, documents: documents[:2]).make(*batch(deliveries), PLENTY)
     assert parsed(result) == [{"n": 1}, {"n": 2}]
     assert [part.sharing for part in result.parts] == [2, 2]
     assert result.parts[0].deliveries is result.parts[1].deliveries
@@ -562,10 +560,10 @@ def test_several_documents_share_their_deliveries():
 
 def test_of_several_documents_each_keeps_its_id_in_any_order():
     deliveries = members({"n": 1}, {"n": 2})
-    one = Own(lambda key, documents: documents).make(batch(deliveries), PLENTY).parts
-    other = Own(lambda key, documents: documents).make(batch(reversed(deliveries)), PLENTY).parts
+    one = Own(lambda key, documents: documents).make(*batch(deliveries), PLENTY).parts
+    other = Own(lambda key, documents: documents).make(*batch(reversed(deliveries)), PLENTY).parts
     assert {p.id: p.document for p in one} == {p.id: p.document for p in other}
-    same = Own(lambda key, documents: [{"n": 1}] * 3).make(batch(deliveries), PLENTY).parts
+    same = Own(lambda key, documents: [{"n": 1}] * 3).make(*batch(deliveries), PLENTY).parts
     assert len({part.id for part in same}) == 3
 
 
@@ -576,10 +574,10 @@ def test_what_the_function_changes_is_its_own():
 
     deliveries = members(*({"n": 10} for _ in range(8)))
     own = Own(combine)
-    first = own.make(batch(deliveries), 60)
+    first = own.make(*batch(deliveries), 60)
     assert sum(one["total"] for one in parsed(first)) == 80
     assert max(len(part.document) for part in first.parts) <= 60
-    assert own.make(batch(deliveries), 60) == first
+    assert own.make(*batch(deliveries), 60) == first
 
 
 def test_what_the_function_makes_too_large_of_one_is_refused():
@@ -598,7 +596,7 @@ def test_whatever_the_function_raises_its_members_are_refused(error):
         raise error(documents)
 
     result = Own(combine, name="mine:combine").make(
-        batch([*members({"n": "secret"}, {"n": 2}), member(b"", "z")]), PLENTY
+        *batch([*members({"n": "secret"}, {"n": 2}), member(b"", "z")]), PLENTY
     )
     assert [str(e) for _, e in result.refused] == [
         "empty-body",
@@ -730,7 +728,7 @@ def test_a_function_is_found(module, name):
     own = compile_aggregation(f"function:{module}:{name}", route="orders")
     assert (own.name, own.route) == (f"{module}:{name}", "orders")
     if name == "combine":
-        result = own.make(batch(members({"n": 1}, {"n": 2})), PLENTY)
+        result = own.make(*batch(members({"n": 1}, {"n": 2})), PLENTY)
         assert parsed(result) == [{"key": "k", "sum": 3}]
         ((_, error),) = made(own, {}).refused
         assert error.detail == f"{module}:combine raised KeyError"

@@ -15,8 +15,10 @@ DIRECTION = """
     importing schedule
     completion
     delivery correlation content
-    documents buffer outbox settlement
-    intake flush
+    documents buffer outbox
+    settlement merging
+    aggregation intake
+    making flush
     pipeline
 """
 RANK = {

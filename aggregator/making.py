@@ -1,0 +1,145 @@
+"""From what a request holds to what is sent: documents of single messages, or of whole groups.
+
+Runs on flush threads, outside of the route's lock but for noting what came out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aggregator.delivery import Aggregate, Shared
+from aggregator.documents import make_document
+from aggregator.errors import MessageRefusedError
+from aggregator.outbox import Final, Outcome
+from aggregator.sinks.base import Fate, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from threading import Condition
+
+    from aggregator.aggregation import Aggregation, Part
+    from aggregator.clock import Clock
+    from aggregator.delivery import Item
+    from aggregator.intake import Intake
+    from aggregator.outbox import Outbox, Request
+    from aggregator.settlement import Settler
+
+
+class Maker:
+    """Makes the documents of requests. ``on_change(now)`` is called under the lock as in ``Flush``."""
+
+    def __init__(
+        self,
+        *,
+        lock: Condition,
+        outbox: Outbox,
+        intake: Intake,
+        aggregation: Aggregation | None,
+        settler: Settler,
+        clock: Clock,
+        on_change: Callable[[float], None],
+    ) -> None:
+        self._changed = lock
+        self._outbox = outbox
+        self._intake = intake
+        self._aggregation = aggregation
+        self._settler = settler
+        self._clock = clock
+        self._on_change = on_change
+
+    def make(self, request: Request) -> None:
+        """Make what is not made yet; what is refused leaves the request, and what is too much waits."""
+        if self._aggregation is None:
+            self._make_each(request)
+        else:
+            self._make_groups(request, self._aggregation)
+            self._keep(request, self._fitting(request))
+
+    def _make_each(self, request: Request) -> None:
+        """Make a document of each message; what inflates beyond a request's bytes goes in another."""
+        intake, refused, total = self._intake, [], 0
+        for position, item in enumerate(request.items):
+            if not item.document:
+                try:
+                    item.document = make_document(
+                        item.deliveries[0], trust_json=intake.trust_json, max_bytes=intake.max_message
+                    )
+                except MessageRefusedError as exc:
+                    refused.append(Final(item, _refusal(exc)))
+                    continue
+            total += len(item.document)
+            if total > self._outbox.max_bytes and total > len(item.document):
+                self._keep(request, position)
+                break
+        if refused:
+            with self._changed:
+                outcome = self._outbox.refuse(request, refused, self._clock.monotonic())
+            self._settler.conclude(outcome, request, "message")
+
+    def _make_groups(self, request: Request, aggregation: Aggregation) -> None:
+        """Put the documents of each group in its place."""
+        made: dict[Item, list[Item]] = {}
+        refused: list[Final] = []
+        for item in request.items:
+            if item.document:
+                continue
+            batch = item.batch
+            parts, wrong, repeats = aggregation.make(batch.key, item.deliveries, self._outbox.max_bytes)
+            made[item] = _items(parts, item)
+            batch.documents += len(parts)
+            batch.repeats += repeats
+            refused += (Final(delivery, _refusal(exc)) for delivery, exc in wrong)
+        if not made:
+            return
+        with self._changed:
+            now = self._clock.monotonic()
+            self._outbox.exchange(request, made)
+            self._on_change(now)
+        if refused:
+            self._settler.conclude(Outcome([], refused), request, "message")
+
+    def _fitting(self, request: Request) -> int:
+        """Return how many items of a request fit into it, now that their documents are known."""
+        total = 0
+        for position, item in enumerate(request.items):
+            total += len(item.document)
+            if position and (position == self._outbox.max_items or total > self._outbox.max_bytes):
+                return position
+        return len(request.items)
+
+    def _keep(self, request: Request, count: int) -> None:
+        if count < len(request.items):
+            with self._changed:
+                now = self._clock.monotonic()
+                self._outbox.put_back(request, count, now)
+                self._on_change(now)
+
+
+def _refusal(error: MessageRefusedError) -> Verdict:
+    return Verdict(Fate.DEAD_LETTER, error.reason, error.detail)
+
+
+def _items(parts: Sequence[Part], group: Item) -> list[Item]:
+    """Return the items of a group's parts; those of the same deliveries follow one another."""
+    items: list[Item] = []
+    shared: Shared | None = None
+    left = 0
+    for part in parts:
+        bodies = 0
+        if not left:
+            left = part.sharing
+            shared = Shared(left) if left > 1 else None
+            bodies = sum(len(delivery.body) for delivery in part.deliveries)
+        left -= 1
+        items.append(
+            Aggregate(
+                part.deliveries,
+                group.batch,
+                id=part.id,
+                document=part.document,
+                fingerprint=part.fingerprint,
+                shared=shared,
+                bodies=bodies,
+            )
+        )
+    return items
