@@ -198,8 +198,9 @@ class Shared:
 class Aggregate(Item):
     """One document of several deliveries; before that is made, the group that it will be made of.
 
-    Expressions read headers, properties and the routing key of the first delivery, and the document
-    that was made. ``shared``: set where further items hold these same deliveries.
+    Until then its id stands for its key: of one key one group at a time is made, or a newer one could
+    overtake it. Expressions read headers, properties and the routing key of the first delivery, and
+    the document that was made. ``shared``: set where further items hold these same deliveries.
     """
 
     __slots__ = ("_bodies", "_deliveries", "shared")
@@ -217,12 +218,11 @@ class Aggregate(Item):
     ) -> None:
         self._deliveries = deliveries
         self._bodies = bodies
-        self._json = None
         self.batch = batch
-        self.id = id
-        self.document = document
-        self.fingerprint = fingerprint
         self.shared = shared
+        self.unmake()
+        if document:
+            self.id, self.document, self.fingerprint = id, document, fingerprint
 
     @property
     def messages(self) -> int:  # type: ignore[override]
@@ -245,8 +245,10 @@ class Aggregate(Item):
         return self.shared is None and len(self._deliveries) > 1
 
     def unmake(self) -> None:
-        """Forget the document: it is too large, and will be made again as several."""
-        self.id, self.document, self.fingerprint, self._json = "", b"", 0, None
+        """Forget the document: it will be made, or made again as several."""
+        key = self.batch.key
+        self.id, self.fingerprint = (f"\0{key}", 1) if key is not None else ("", 0)
+        self.document, self._json = b"", None
 
     @property
     def headers(self) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ _NEEDED = {
     "bool": "true or false is needed",
     "string": "a text is needed",
     "path": "a path is needed",
-    "dict": "a table of names and values is needed, like {\"total\": \"sum\"}",
+    "dict": 'a table of names and values is needed, like {"total": "sum"}',
 }
 
 

@@ -93,7 +93,7 @@ class Maker:
             return
         with self._changed:
             now = self._clock.monotonic()
-            self._outbox.exchange(request, made)
+            self._outbox.exchange(request, made, now)
             self._on_change(now)
         if refused:
             self._settler.conclude(Outcome([], refused), request, "message")

@@ -267,8 +267,8 @@ class Outbox:
         self._finish(leaving, size, now)
         return Outcome([], refused)
 
-    def exchange(self, request: Request, made: Mapping[Item, Sequence[Item]]) -> None:
-        """Put the items that a group has become in its place, none of them if there are none.
+    def exchange(self, request: Request, made: Mapping[Item, Sequence[Item]], now: float) -> None:
+        """Put the items that groups have become in their place, none if there are none.
 
         Their ids are known only now: an item whose id is under way waits behind it.
         """
@@ -282,6 +282,7 @@ class Outbox:
         request.items = items
         request.size += size
         self._admit(request, new)
+        self._release(made, now)
         if not request.items:
             self.gate.withdrawn()
 
@@ -378,7 +379,10 @@ class Outbox:
         before = item.size
         item.unmake()
         self.bytes += item.size - before
-        self._push(Request([item], item.size, request.since).like(request), now)
+        again = Request([item], item.size, request.since).like(request)
+        self._admit(again, again.items)
+        if again.items:
+            self._push(again, now)
 
     def _fitted(self, size: int) -> None:
         """Feel the way back to larger requests: what was too large once need not be so for ever."""

@@ -17,9 +17,11 @@ from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from aggregator.aggregation import Listing, Merge, Own
 from aggregator.backoff import Backoff
 from aggregator.completion import Age, Bytes, Idle, Size, any_of
 from aggregator.correlation import compile_expression, compile_match
+from aggregator.delivery import Aggregate
 from aggregator.errors import (
     RequestRefusedError,
     RequestTooLargeError,
@@ -48,6 +50,11 @@ ERRORS = [
     SinkBlockedError("model"),
     RuntimeError("unforeseen"),
 ]
+
+
+#: several documents of the same deliveries, and one that gets no smaller than its members let it
+TWICE = Own(lambda key, documents: [{"a": len(documents)}, {"b": documents}, {"c": key}])
+COUNTED = Merge(rules={"n": "count", "*": "append"})
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -88,6 +95,7 @@ def configurations(draw):
         "multiple": draw(st.booleans()),
         "delivery_limit": draw(st.sampled_from([3, 1000])),
         "give_back_keyed": draw(st.booleans()),
+        "aggregation": draw(st.sampled_from([None, None, Listing(), Listing(2), COUNTED, TWICE])),
     }
     if not any(found[name] for name in ("size", "bytes", "age", "idle")):
         found["size"] = 2
@@ -146,6 +154,7 @@ class Route(RuleBasedStateMachine):
             sink=self.sink,
             dead_letters=self.dead,
             metrics=self.metrics.route("r"),
+            aggregation=config["aggregation"],
             limits=Limits(
                 request_items=config["request_items"],
                 request_bytes=config["request_bytes"],
@@ -162,16 +171,21 @@ class Route(RuleBasedStateMachine):
 
     def watch_offers(self):
         """Number the items in the order in which their batches were completed."""
-        offer = self.pipeline._outbox.offer
+        offer, exchange = self.pipeline._outbox.offer, self.pipeline._outbox.exchange
 
-        def watched(items, size, now):
-            for item in items:
-                self.offered[id(item)] = len(self.offered)
-                self.items.append(item)  # kept, or another one might get its id()
-            self.check_batch(items[0].batch)
+        def watched_offer(items, size, now):
+            batch = items[0].batch
+            self.offered[id(batch)] = len(self.offered)
+            self.items += [batch, *items]  # kept, or another one might get its id()
+            self.check_batch(batch)
             offer(items, size, now)
 
-        self.pipeline._outbox.offer = watched
+        def watched_exchange(request, made, now):
+            self.items += [item for items in made.values() for item in items]
+            exchange(request, made, now)
+
+        self.pipeline._outbox.offer = watched_offer
+        self.pipeline._outbox.exchange = watched_exchange
 
     # ── what is checked at the moment it happens ──
 
@@ -188,19 +202,34 @@ class Route(RuleBasedStateMachine):
         unless, config = self.faults.unless, self.config
         unless(bool(items), "an empty request")
         unless(len(items) <= config["request_items"], f"a request of {len(items)} items")
-        size = sum(item.size for item in items)
-        unless(size <= config["request_bytes"] or len(items) == 1, f"a request of {size} bytes")
+        sizes = [len(item.document) if config["aggregation"] else item.size for item in items]
+        unless(sum(sizes) <= config["request_bytes"] or len(items) == 1, f"a request of {sum(sizes)} bytes")
         unless(self.pipeline.state is not RouteState.STOPPED, "written though stopped")
         for item in items:
             unless(bool(item.document), "an item without a document")
-            if item.fingerprint:
-                order = self.offered[id(item)]
+            if item.fingerprint and (config["keyed"] or not config["aggregation"]):
+                order = self.offered[id(item.batch)]
                 unless(order >= self.latest.get(item.id, -1), f"{item.id} was overtaken by an older one")
                 self.latest[item.id] = order
 
     def on_ack(self, message, delivery):
-        safe = message.sentinel or delivery.id in self.sink.stored or self.dead.holds(delivery)
+        if self.config["aggregation"]:
+            stored = self.is_in_documents(delivery)
+        else:
+            stored = delivery.id in self.sink.stored
+        safe = message.sentinel or stored or self.dead.holds(delivery)
         self.faults.unless(safe, f"acked before it was safe: {message}")
+
+    def is_in_documents(self, delivery):
+        """Whether every document of a group that this message, or another copy of it, is in is stored."""
+        ids = {}
+        for item in self.items:
+            if isinstance(item, Aggregate) and item.document:
+                for member in with_followers(item.deliveries):
+                    copy = member.fingerprint == delivery.fingerprint != 0 and member.id == delivery.id
+                    if copy or member is delivery:
+                        ids.setdefault(id(item.batch), set()).add(item.id)
+        return any(group <= self.sink.stored.keys() for group in ids.values())
 
     def park(self, items):
         for flusher in self.flushers:
@@ -416,7 +445,8 @@ class Route(RuleBasedStateMachine):
         found += [entry.delivery for entry in (*self.dead.waiting, *self.dead.under_way)]
         batches = {id(item.batch): item.batch for item in items}.values()
         found += [control for batch in batches for control in batch.controls]
-        return sum(1 for _ in with_followers(found))
+        # the documents of one group may share them
+        return len({id(delivery) for delivery in with_followers(found)})
 
     # ── how it ends ──
 
