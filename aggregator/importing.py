@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _NUMBERS = ("no argument", "one argument", "two arguments", "three arguments")
+_LAZY = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 
 
 def load_function(module: str, name: str, *, field: str, takes: str, example: Sequence[Any]) -> Any:
@@ -27,7 +28,7 @@ def load_function(module: str, name: str, *, field: str, takes: str, example: Se
     is called. ``takes`` says in words what they are. Raises ``ConfigurationError`` for ``field``.
     """
     found = _load(module, name, field)
-    _check(found, f"{module}:{name}", field, takes, example)
+    check_function(found, f"{module}:{name}", field=field, takes=takes, example=example)
     return found
 
 
@@ -48,18 +49,17 @@ def _load(module: str, name: str, field: str) -> Any:
     return found
 
 
-def _check(function: Any, name: str, field: str, takes: str, example: Sequence[Any]) -> None:
-    """Refuse what cannot be called with ``example``. Raises ``ConfigurationError``."""
+def check_function(function: Any, name: str, *, field: str, takes: str, example: Sequence[Any]) -> None:
+    """Refuse what cannot be called with ``example``; ``takes`` says in words what that is.
+
+    Raises ``ConfigurationError`` for ``field``.
+    """
     needed = f"a function of {_NUMBERS[len(example)]} is needed"
     if inspect.isclass(function) or not callable(function):
         kind = "a class" if inspect.isclass(function) else type(function).__qualname__
         raise ConfigurationError(field, f"{name} is {kind}; {needed}")
-    call = function if inspect.isroutine(function) else function.__call__
-    if (
-        inspect.iscoroutinefunction(call)
-        or inspect.isgeneratorfunction(call)
-        or inspect.isasyncgenfunction(call)
-    ):
+    # a partial is looked through by inspect itself, another object is not
+    if any(lazy(call) for call in (function, function.__call__) for lazy in _LAZY):
         raise ConfigurationError(field, f"{name} would not run when called; a plain function is needed")
     try:
         signature = inspect.signature(function)

@@ -14,16 +14,14 @@ import orjson
 import pytest
 
 from aggregator.sinks import from_url
-from aggregator.sinks.base import DUPLICATE, WRITTEN
-from aggregator.sinks.function import FunctionSink
+from aggregator.sinks.function import BulkRequest, FunctionSink
 from tests.contract.sink_contract import SinkContract, fates, items
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
-    from aggregator.delivery import Item
-    from aggregator.sinks.base import Sink, Verdict
+    from aggregator.sinks.base import Sink
 
     ReadBack = Callable[[], list[tuple[Any, Any]]]
 
@@ -81,15 +79,13 @@ class Store:
         self.documents: dict[str, bytes] = {}
         self.lock = threading.Lock()
 
-    def put(self, request: Sequence[Item]) -> list[Verdict]:
+    def put(self, request: BulkRequest) -> None:
         with self.lock:
-            return [self._one(item) for item in request]
-
-    def _one(self, item: Item) -> Verdict:
-        if item.id in self.documents:
-            return DUPLICATE
-        self.documents[item.id] = item.document
-        return WRITTEN
+            for item in request:
+                if item.id in self.documents:
+                    request.duplicate(item)
+                else:
+                    self.documents[item.id] = item.document
 
 
 class TestFunction(SinkContract):

@@ -74,6 +74,12 @@ def test_the_core_knows_no_broker_and_no_service(path):
     assert module.endswith("_client") or not at_once & own
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("aggregator/sinks/*.py")), ids=name_of)
+def test_a_sink_knows_no_route(path):
+    inner = ("buffer", "ledger", "outbox", "flush", "settlement", "intake", "pipeline")
+    assert not {f"aggregator.{name}" for name in inner} & set(imports(path, lazy=True))
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("consumers/**/*.py")), ids=name_of)
 def test_consumers_know_the_core_and_no_sink(path):
     known = [name for name in imports(path, lazy=True) if name.startswith(("aggregator.sinks", "producers"))]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import re
 import sys
+from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -43,6 +47,7 @@ class Asynchronous:
 pusher = Pusher()
 asynchronous = Asynchronous()
 partial = functools.partial(two, 1)
+later = functools.partial(soon)
 text = "push"
 '''
 
@@ -81,15 +86,15 @@ def test_it_is_called_with_the_items(module: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["optional", "pusher", "pusher.push", "partial"])
-def test_whatever_takes_one_list_will_do(module: str, name: str) -> None:
+def test_whatever_takes_one_request_will_do(module: str, name: str) -> None:
     sink = from_url(f"function:{module}:{name}")
     assert sink.write(items("a")) is None
     assert module in sink.where()
 
 
 def test_what_is_written_in_c_will_do() -> None:
-    sink = from_url("function:builtins:max")
-    with pytest.raises(SinkUnavailableError, match="builtins:max returned MemoryDelivery"):
+    sink = from_url("function:builtins:len")
+    with pytest.raises(SinkUnavailableError, match="builtins:len returned int"):
         sink.write(items("a"))
 
 
@@ -112,11 +117,12 @@ def test_what_is_written_in_c_will_do() -> None:
         ("users_exit:push", "SystemExit: 3"),
         ("users_own_sinks:text", "is str; a function of one argument is needed"),
         ("users_own_sinks:Pusher", "is a class; a function of one argument is needed"),
-        ("users_own_sinks:two", "must take one list of items: missing a required argument: 'more'"),
-        ("users_own_sinks:Pusher.push", "must take one list of items: missing a required argument"),
-        ("users_own_sinks:none", "must take one list of items"),
-        ("users_own_sinks:keyword", "must take one list of items"),
+        ("users_own_sinks:two", "must take one request: missing a required argument: 'more'"),
+        ("users_own_sinks:Pusher.push", "must take one request: missing a required argument"),
+        ("users_own_sinks:none", "must take one request"),
+        ("users_own_sinks:keyword", "must take one request"),
         ("users_own_sinks:soon", "a plain function is needed"),
+        ("users_own_sinks:later", "a plain function is needed"),
         ("users_own_sinks:lazily", "a plain function is needed"),
         ("users_own_sinks:pusher.soon", "a plain function is needed"),
         ("users_own_sinks:asynchronous", "a plain function is needed"),
@@ -138,7 +144,9 @@ def test_it_runs_in_one_thread_unless_told(module: str) -> None:
     assert from_url(f"function:{module}:push?concurrency=8").limits.concurrency == 8
 
 
-@pytest.mark.parametrize("error", [ValueError, SystemExit, StopIteration])
+@pytest.mark.parametrize(
+    "error", [ValueError, SystemExit, StopIteration, GeneratorExit, CancelledError, BaseException]
+)
 def test_whatever_it_raises_the_items_come_again(error: type[BaseException]) -> None:
     def push(request: object) -> None:
         raise error("secret document")
@@ -158,26 +166,70 @@ def test_a_sink_error_keeps_its_meaning() -> None:
         FunctionSink(push).write(items("a", "b"))
 
 
-@pytest.mark.parametrize("answer", [[WRITTEN, WRITTEN], (WRITTEN, WRITTEN)])
-def test_its_verdicts_are_taken(answer: Any) -> None:
-    assert FunctionSink(lambda _: answer).write(items("a", "b")) == answer
+@pytest.mark.parametrize(
+    "answer", [[], [WRITTEN, WRITTEN], ["a"], 2, True, False, "ok", (), {}, object()], ids=str
+)
+def test_it_returns_nothing(answer: Any) -> None:
+    problem = f"mine:push returned {type(answer).__name__}; it must return nothing, and mark"
+    with pytest.raises(SinkUnavailableError, match=problem):
+        FunctionSink(lambda _: answer, name="mine:push").write(items("a", "b"))
+
+
+def test_what_would_run_later_is_told_by_its_kind() -> None:
+    async def push(request: object) -> None: ...
+
+    for late, kind in ((push, "coroutine"), (lambda request: (one for one in request), "generator")):
+        call: Any = late
+        with pytest.raises(SinkUnavailableError, match=f"returned {kind}"):
+            FunctionSink(lambda request, call=call: call(request)).write(items("a"))
+
+
+@pytest.mark.parametrize("concurrency", [0, -1, 65, "4", True, None, 1.0])
+def test_a_number_of_threads_is_needed(concurrency: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"concurrency: it is .*; 1 to 64 is needed"):
+        FunctionSink(print, concurrency=concurrency)
+
+
+async def asynchronous(request: object) -> None: ...
+
+
+def lazy(request: object) -> Iterator[object]:
+    yield request
 
 
 @pytest.mark.parametrize(
-    ("answer", "problem"),
+    ("function", "problem"),
     [
-        ([], "0 verdicts for 2 items"),
-        ([WRITTEN], "1 verdicts for 2 items"),
-        ([WRITTEN] * 3, "3 verdicts for 2 items"),
-        (2, "returned int"),
-        (True, "returned bool"),
-        ("ok", "returned str"),
-        ([WRITTEN, None], "returned list"),
-        ({WRITTEN}, "returned set"),
-        (WRITTEN, "returned Verdict"),
+        (asynchronous, "asynchronous would not run when called; a plain function is needed"),
+        (functools.partial(asynchronous), "a plain function is needed"),
+        (lazy, "a plain function is needed"),
+        (functools.partial(lazy), "a plain function is needed"),
+        (FunctionSink, "FunctionSink is a class; a function of one argument is needed"),
+        (None, "is NoneType; a function of one argument is needed"),
+        (lambda: None, "must take one request: too many positional arguments"),
+        (lambda request, more: None, "must take one request: missing a required argument: 'more'"),
+        (lambda *, request: None, "must take one request"),
     ],
-    ids=str,
+    ids=range(9),
 )
-def test_any_other_answer_counts_as_none(answer: Any, problem: str) -> None:
-    with pytest.raises(SinkUnavailableError, match=problem):
-        FunctionSink(lambda _: answer).write(items("a", "b"))
+def test_what_is_given_as_an_object_is_looked_at_as_well(function: Any, problem: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        FunctionSink(function, field="routes.r.sink")
+    assert caught.value.field == "routes.r.sink"
+    assert problem in str(caught.value)
+
+
+def test_the_line_of_the_function_that_led_there_is_told() -> None:
+    with pytest.raises(SinkUnavailableError) as caught:
+        FunctionSink(lambda request: json.loads("secret"), name="mine:push").write(items("a"))
+    assert re.search(
+        r"raised JSONDecodeError at decoder.py:\d+, from test_sink_function.py:\d+$", str(caught.value)
+    )
+
+
+def test_a_person_at_the_keyboard_is_obeyed() -> None:
+    def push(request: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FunctionSink(push).write(items("a"))
