@@ -59,6 +59,7 @@ class Batch:
     ``controls`` are sentinels: acked after the members, never written. ``part`` counts the batches
     of one key from 1; ``complete`` says that the key is closed. ``remaining`` and ``fates`` are
     kept by the flush: how many members have no final verdict yet, and the verdicts so far.
+    ``expected``: how many members a count says that there are, where one came.
     ``documents``: what an aggregation made of it; ``repeats``: members that only said again what
     another one said.
     """
@@ -72,6 +73,7 @@ class Batch:
     complete: bool
     opened: float
     completed: float
+    expected: int | None = None
     remaining: int = 0
     documents: int = 0
     repeats: int = 0
@@ -350,6 +352,7 @@ class Buffer:
             trigger in self._completion.closing,
             group.opened,
             now,
+            group.expected,
         )
 
     def _remove(self, group: Group) -> None:

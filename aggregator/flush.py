@@ -56,7 +56,10 @@ class Flush:
 
     def send(self, request: Request) -> tuple[float, str] | None:
         """Send a request; return for how many seconds items of it have been failing, and why."""
-        self._maker.make(request)
+        try:
+            self._maker.make(request)
+        except SinkError as exc:
+            return self._resolve(request, None, exc, self._clock.monotonic())
         if not request.items:
             return None
         started = self._clock.monotonic()

@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING
 from aggregator.delivery import Aggregate, Shared
 from aggregator.documents import make_document
 from aggregator.errors import MessageRefusedError
+from aggregator.merging import counted_id
 from aggregator.outbox import Final, Outcome
-from aggregator.sinks.base import Fate, Verdict
+from aggregator.sinks.base import DUPLICATE, Fate, Knowing, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from threading import Condition
 
     from aggregator.aggregation import Aggregation, Part
+    from aggregator.buffer import Batch
     from aggregator.clock import Clock
     from aggregator.delivery import Item
     from aggregator.intake import Intake
     from aggregator.outbox import Outbox, Request
     from aggregator.settlement import Settler
+    from aggregator.sinks.base import Sink
 
 
 class Maker:
@@ -30,8 +33,10 @@ class Maker:
 
     def __init__(
         self,
+        route: str,
         *,
         lock: Condition,
+        sink: Sink,
         outbox: Outbox,
         intake: Intake,
         aggregation: Aggregation | None,
@@ -39,7 +44,9 @@ class Maker:
         clock: Clock,
         on_change: Callable[[float], None],
     ) -> None:
+        self._route = route
         self._changed = lock
+        self._sink = sink
         self._outbox = outbox
         self._intake = intake
         self._aggregation = aggregation
@@ -48,7 +55,10 @@ class Maker:
         self._on_change = on_change
 
     def make(self, request: Request) -> None:
-        """Make what is not made yet; what is refused leaves the request, and what is too much waits."""
+        """Make what is not made yet; what is refused leaves the request, and what is too much waits.
+
+        Raises a ``SinkError`` where the sink has to be asked first and does not answer.
+        """
         if self._aggregation is None:
             self._make_each(request)
         else:
@@ -77,26 +87,56 @@ class Maker:
             self._settler.conclude(outcome, request, "message")
 
     def _make_groups(self, request: Request, aggregation: Aggregation) -> None:
-        """Put the documents of each group in its place."""
+        """Put the documents of each group in its place; none for what is left of one that is written."""
+        unmade = [item for item in request.items if not item.document]
+        if not unmade:
+            return
+        written = self._written(unmade)
         made: dict[Item, list[Item]] = {}
-        refused: list[Final] = []
-        for item in request.items:
-            if item.document:
+        final: list[Final] = []
+        for item in unmade:
+            if item in written:
+                made[item] = []
+                final += (Final(delivery, DUPLICATE) for delivery in item.deliveries)
                 continue
             batch = item.batch
             parts, wrong, repeats = aggregation.make(batch.key, item.deliveries, self._outbox.max_bytes)
+            if len(parts) == 1 and batch.complete and (name := self._counted_id(batch)):
+                parts = [parts[0]._replace(id=name, fingerprint=hash(name) or 1)]
             made[item] = _items(parts, item)
             batch.documents += len(parts)
-            batch.repeats += repeats
-            refused += (Final(delivery, _refusal(exc)) for delivery, exc in wrong)
-        if not made:
-            return
+            batch.repeats = max(batch.repeats, repeats)  # made again, it has no more of them
+            final += (Final(delivery, _refusal(exc)) for delivery, exc in wrong)
         with self._changed:
             now = self._clock.monotonic()
             self._outbox.exchange(request, made, now)
             self._on_change(now)
-        if refused:
-            self._settler.conclude(Outcome([], refused), request, "message")
+        if final:
+            self._settler.conclude(Outcome([], final), request, "message")
+
+    def _counted_id(self, batch: Batch) -> str | None:
+        """Return the id of a group's one document, where a counted sentinel with a given id names it."""
+        sentinel = batch.controls[0] if batch.controls else None
+        if sentinel is None or not sentinel.fingerprint or batch.expected is None or batch.part > 1:
+            return None
+        return counted_id(self._route, batch.key, sentinel)
+
+    def _written(self, unmade: Sequence[Item]) -> set[Item]:
+        """Return those that are but what a crash has left of a group: its document is in the store.
+
+        Between the write and the last of the acks some of them may have got through. What comes again
+        is not complete, and never will be. Raises a ``SinkError`` where the sink cannot be asked now.
+        """
+        names: dict[str, Item] = {}
+        for item in unmade:
+            batch = item.batch
+            if batch.complete or not batch.controls or not all(d.redelivered for d in item.deliveries):
+                continue
+            if name := self._counted_id(batch):
+                names[name] = item
+        if not names or not isinstance(self._sink, Knowing):
+            return set()
+        return {names[name] for name in self._sink.known(list(names))}
 
     def _fitting(self, request: Request) -> int:
         """Return how many items of a request fit into it, now that their documents are known."""

@@ -343,6 +343,14 @@ def group_ids(
     return [_group_id(route, key, f"{instance}.{suffix}") for suffix in _suffixes(documents)]
 
 
+def counted_id(route: str, key: str | None, sentinel: Delivery) -> str:
+    """Return the id of the one document of a group that a counted sentinel of this given id completed.
+
+    It is known without the members: so what a crash has left of the group can be recognised.
+    """
+    return _group_id(route, key, f"={_digest(route, key, sentinel.id)}")
+
+
 def _group_id(route: str, key: str | None, instance: str) -> str:
     """Return route, key and instance, which depends on both of them: a key may hold colons."""
     name = f"{route}:{instance}" if key is None else f"{route}:{key}:{instance}"

@@ -378,6 +378,7 @@ class Outbox:
         self._release((item,), now)
         before = item.size
         item.unmake()
+        item.batch.documents -= 1
         self.bytes += item.size - before
         again = Request([item], item.size, request.since).like(request)
         self._admit(again, again.items)

@@ -135,7 +135,9 @@ class Pipeline:
             stop=self.stop,
         )
         maker = Maker(
+            name,
             lock=self._changed,
+            sink=sink,
             outbox=self._outbox,
             intake=intake,
             aggregation=aggregation,
@@ -198,7 +200,11 @@ class Pipeline:
         """Whether nothing is held, under way, or waiting for the dead-letter queue."""
         with self._changed:
             return not (
-                self._buffer.held or self._outbox.pending or self._dead_letters.pending or self._hands
+                self._buffer.held
+                or self._outbox.pending
+                or self._dead_letters.pending
+                or self._hands
+                or self._settler.fenced
             )
 
     @property
@@ -208,7 +214,9 @@ class Pipeline:
         Groups without a key are none of it: they wait for more, and are flushed when the route stops.
         """
         with self._changed:
-            under_way = self._outbox.pending or self._dead_letters.pending or self._hands
+            under_way = (
+                self._outbox.pending or self._dead_letters.pending or self._hands or self._settler.fenced
+            )
             timed = self._intake.key is not None and self._buffer.next_deadline < inf
             return bool(under_way or (timed and self._buffer.held))
 

@@ -7,6 +7,7 @@ outside of it.
 from __future__ import annotations
 
 from collections import Counter
+from itertools import count
 from typing import TYPE_CHECKING
 
 from aggregator.delivery import Aggregate, Settlement
@@ -66,6 +67,8 @@ class Settler:
         self._clock = clock
         self._log = log
         self._stop = stop
+        #: sentinels, by batch, that wait for the acks of their members to be sent
+        self.fenced: dict[Batch, list[Delivery]] = {}
 
     def conclude(self, outcome: Outcome, request: Request, source: str) -> None:
         """Settle what is final: ack what was written, dead-letter what was refused."""
@@ -215,7 +218,31 @@ class Settler:
         if returned:
             self.settle(controls, Settlement.GIVE_BACK)
         else:
+            self._after_members(batch, controls)
+
+    def _after_members(self, batch: Batch, controls: list[Delivery]) -> None:
+        """Ack sentinels once the acks of their members are sent.
+
+        A process that is killed in between leaves some members to be handed out again: the sentinel has
+        to be among them, for it alone tells that they were a part of a whole.
+        """
+        links = {delivery.link for delivery in with_followers(batch.deliveries)}
+        if links <= {delivery.link for delivery in controls}:
+            self.acknowledge(controls, "control")  # behind them on the same link
+            return
+        left = count(len(links) - 1, -1)
+        with self._changed:
+            self.fenced[batch] = controls
+
+        def sent() -> None:
+            if next(left):
+                return
             self.acknowledge(controls, "control")
+            with self._changed:
+                del self.fenced[batch]
+
+        for link in links:
+            link.after(sent)
 
     def give_up(self, deliveries: Iterable[Delivery]) -> None:
         """Note that deliveries go back to the broker: what comes again is new."""

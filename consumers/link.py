@@ -34,7 +34,7 @@ class ChannelLink:
         self._channel = channel
         self._clock = clock
         self._window = AckWindow(multiple=multiple)
-        self._outbox: deque[tuple[Sequence[Delivery], Settlement, float]] = deque()
+        self._outbox: deque[tuple[Sequence[Delivery], Settlement, float] | Callable[[], None]] = deque()
 
     @property
     def unsettled(self) -> int:
@@ -47,7 +47,29 @@ class ChannelLink:
             self._outbox.append((deliveries, how, self._clock.monotonic()))
             self.wake()
 
+    def after(self, done: Callable[[], None]) -> None:
+        """Call ``done`` when all that was asked for before was sent; at once where the link is dead."""
+        self._outbox.append(done)
+        self.wake()
+        if not self.alive:
+            self._let_pass()
+
     # ── the owner's part ──
+
+    def lose(self) -> None:
+        """Note that the link is dead: nothing more will be sent."""
+        self.alive = False
+        self._let_pass()
+
+    def _let_pass(self) -> None:
+        """Call whoever waits for what will never be sent. Whichever thread takes an entry calls it."""
+        while self._outbox:
+            try:
+                entry = self._outbox.popleft()
+            except IndexError:
+                return
+            if callable(entry):
+                entry()
 
     def delivered(self, tag: Any) -> None:
         """Enter a tag that has just come in."""
@@ -61,7 +83,11 @@ class ChannelLink:
         """
         settled = 0
         while self._outbox:
-            deliveries, how, asked = self._outbox.popleft()
+            entry = self._outbox.popleft()
+            if callable(entry):
+                entry()
+                continue
+            deliveries, how, asked = entry
             tags = [delivery.tag for delivery in deliveries if delivery.link is self]
             if how is Settlement.ACK:
                 self._ack(tags)

@@ -327,7 +327,7 @@ class Worker(ConsumerMixin):
         link, self._link = self._link, None
         self._inbox, self._inbox_bytes = [], 0
         if link is not None:
-            link.alive = False
+            link.lose()
             self._pipeline.link_lost(link)
 
     def _note_loss(self, exc: BaseException | None) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from aggregator.delivery import Item
 
@@ -91,4 +91,16 @@ class Sink(Protocol):
 
     def where(self) -> str:
         """Say in one line where a person can look at what was written."""
+        ...
+
+
+@runtime_checkable
+class Knowing(Protocol):
+    """A sink that can be asked for ids; without it, what a crash left of a group is written once more."""
+
+    def known(self, ids: Sequence[str]) -> Collection[str]:
+        """Return which of the ids stand in the store; leave out what cannot be told.
+
+        Called by flush threads, side by side with writes. Raises a ``SinkError`` where nobody answers.
+        """
         ...

@@ -30,6 +30,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import orjson
+
 from aggregator.errors import SinkUnavailableError
 from aggregator.sinks.base import WRITTEN, Limits
 from aggregator.sinks.elasticsearch_answer import FILTER_PATH, Rules, request_fault
@@ -108,6 +110,18 @@ class ElasticsearchSink:
         if reply.status != HTTPStatus.OK:
             raise request_fault(reply.status, reply.body)
         return self._rules.verdicts(reply.body, [item.id for item in items])
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Return which of the ids stand in the index; none where documents name it, or nobody may read it."""
+        connection, index = self._connection, self._settings.fixed
+        if connection is None:
+            raise SinkUnavailableError("the sink is not open")
+        if not index:
+            return set()
+        asked = orjson.dumps({"docs": [{"_id": name, "_source": False} for name in ids]})
+        reply = connection.post(f"/{quote(index, safe='')}/_mget", asked)
+        found = reply.body.get("docs") if reply.status == HTTPStatus.OK and type(reply.body) is dict else None
+        return {doc["_id"] for doc in found or () if doc.get("found") is True}
 
     def close(self) -> None:
         """Close all connections."""

@@ -113,6 +113,13 @@ class SqliteSink:
         with self._mapped(opening=False):
             return self._transaction(self._standing(), items)
 
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Return which of the ids stand in the table."""
+        query = f'SELECT id FROM "{self._table}" WHERE id = ?'  # noqa: S608 - checked
+        with self._mapped(opening=False):
+            db = self._standing()
+            return {name for name in ids if db.execute(query, (name,)).fetchone()}
+
     def close(self) -> None:
         """Close the file; SQLite then folds its ``-wal`` file into it."""
         db, self._db = self._db, None
