@@ -59,6 +59,7 @@ class Batch:
     ``controls`` are sentinels: acked after the members, never written. ``part`` counts the batches
     of one key from 1; ``complete`` says that the key is closed. ``remaining`` and ``fates`` are
     kept by the flush: how many members have no final verdict yet, and the verdicts so far.
+    ``sent``: when the first request with something of it left; ``inf`` before.
     ``expected``: how many members a count says that there are, where one came.
     ``documents``: what an aggregation made of it; ``repeats``: members that only said again what
     another one said.
@@ -75,6 +76,7 @@ class Batch:
     completed: float
     expected: int | None = None
     remaining: int = 0
+    sent: float = inf
     documents: int = 0
     repeats: int = 0
     fates: Counter[str] = field(default_factory=Counter)

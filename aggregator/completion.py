@@ -209,6 +209,9 @@ class AnyOf:
 
     def __init__(self, *conditions: Condition, closing: frozenset[Trigger] = CLOSING) -> None:
         self.closing = closing
+        #: what fills a group, ``inf`` where nothing does
+        self.full_messages = min((c.count for c in conditions if isinstance(c, Size)), default=inf)
+        self.full_bytes = min((c.limit for c in conditions if isinstance(c, Bytes)), default=inf)
 
         def overriding(method: str) -> list[Condition]:
             return [c for c in conditions if getattr(type(c), method) is not getattr(Condition, method)]

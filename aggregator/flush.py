@@ -62,7 +62,7 @@ class Flush:
             return self._resolve(request, None, exc, self._clock.monotonic())
         if not request.items:
             return None
-        started = self._clock.monotonic()
+        request.sent = started = self._clock.monotonic()
         verdicts, error = self._write(request)
         now = self._clock.monotonic()
         outcome = "answered" if error is None else type(error).__name__

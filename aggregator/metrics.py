@@ -36,10 +36,21 @@ class Metrics:
 
         self.received = counter("received_total", "Deliveries taken from the queue.")
         self.deliveries = counter("deliveries_total", "Deliveries by what became of them.", "verdict")
-        self.batches = counter("batches_total", "Completed groups by what completed them.", "trigger")
+        self.batches = counter(
+            "batches_total",
+            "Completed groups by what completed them; complete: the key is closed.",
+            "trigger",
+            "complete",
+        )
         self.batch_messages = histogram("batch_messages", "Messages in a completed group.", COUNTS)
         self.batch_bytes = histogram("batch_bytes", "Bytes of bodies in a completed group.", BYTES)
         self.batch_age = histogram("batch_age_seconds", "From a group's first message to its end.", SECONDS)
+        self.batch_queue_seconds = histogram(
+            "batch_queue_seconds", "From a group's end to its first request.", SECONDS
+        )
+        self.batch_write_seconds = histogram(
+            "batch_write_seconds", "From a group's first request to the last word on it.", SECONDS
+        )
         self.requests = counter("requests_total", "Requests to the sink by their outcome.", "outcome")
         self.request_items = histogram("request_items", "Items in a request to the sink.", COUNTS)
         self.flush_seconds = histogram("flush_seconds", "Duration of a request to the sink.", SECONDS)
@@ -83,18 +94,25 @@ class RouteMetrics:
         self.batch_messages = metrics.batch_messages.labels(name)
         self.batch_bytes = metrics.batch_bytes.labels(name)
         self.batch_age = metrics.batch_age.labels(name)
+        self.batch_queue_seconds = metrics.batch_queue_seconds.labels(name)
+        self.batch_write_seconds = metrics.batch_write_seconds.labels(name)
         self.request_items = metrics.request_items.labels(name)
         self.flush_seconds = metrics.flush_seconds.labels(name)
         self.ack_lag_seconds = metrics.ack_lag_seconds.labels(name)
         self.retries = metrics.retries.labels(name)
         self.links_lost = metrics.links_lost.labels(name)
 
-    def batch(self, trigger: str, messages: int, size: int, age: float) -> None:
+    def batch(self, trigger: str, complete: bool, messages: int, size: int, age: float) -> None:
         """Count a completed group."""
-        self._metrics.batches.labels(self._name, trigger).inc()
+        self._metrics.batches.labels(self._name, trigger, "true" if complete else "false").inc()
         self.batch_messages.observe(messages)
         self.batch_bytes.observe(size)
         self.batch_age.observe(age)
+
+    def concluded(self, queueing: float, writing: float) -> None:
+        """Observe how long a group that is done with has waited, and been written, in seconds."""
+        self.batch_queue_seconds.observe(queueing)
+        self.batch_write_seconds.observe(writing)
 
     def settled(self, verdict: str, deliveries: int) -> None:
         """Count deliveries by what became of them."""

@@ -35,17 +35,19 @@ _FREE = object()
 class Request:
     """Items that are sent together.
 
-    ``size``: bytes of the items. ``since``: when the oldest became ready. ``attempts``: how often
+    ``size``: bytes of the items. ``since``: when the oldest became ready. ``sent``: when this request
+    left, ``inf`` before. ``attempts``: how often
     they were sent before. ``first_failed``: when they failed first, None if they did not;
     ``last_failed``: at last. ``lone``: how often they failed while the sink took others.
     """
 
-    __slots__ = ("attempts", "first_failed", "items", "last_failed", "lone", "since", "size")
+    __slots__ = ("attempts", "first_failed", "items", "last_failed", "lone", "sent", "since", "size")
 
     def __init__(self, items: list[Item], size: int, since: float) -> None:
         self.items = items
         self.size = size
         self.since = since
+        self.sent = inf
         self.attempts = 0
         self.first_failed: float | None = None
         self.last_failed = inf

@@ -21,6 +21,7 @@ from aggregator.clock import SYSTEM_CLOCK
 from aggregator.delivery import Aggregate, Settlement
 from aggregator.errors import MessageRefusedError, UnrecoverableError
 from aggregator.flush import Flush, problem_of
+from aggregator.history import History
 from aggregator.ledger import Ledger, Recall, with_followers
 from aggregator.making import Maker
 from aggregator.outbox import Outbox, Request
@@ -133,7 +134,10 @@ class Pipeline:
             clock=clock,
             log=self._log,
             stop=self.stop,
+            history=History(full_messages=completion.full_messages, full_bytes=completion.full_bytes),
         )
+        #: what the last batches tell of themselves
+        self.history = self._settler.history
         maker = Maker(
             name,
             lock=self._changed,
@@ -372,7 +376,8 @@ class Pipeline:
     def _dispatch(self, now: float) -> None:
         """Make items of the batches that are complete and hand them to the outbox."""
         for batch in self._buffer.take():
-            self._metrics.batch(batch.trigger.value, len(batch.deliveries), batch.bytes, now - batch.opened)
+            age = now - batch.opened
+            self._metrics.batch(batch.trigger.value, batch.complete, len(batch.deliveries), batch.bytes, age)
             members = batch.deliveries
             batch.remaining = len(members)
             for delivery in members:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING
 
 from aggregator.delivery import Aggregate, Settlement
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from aggregator.buffer import Batch
     from aggregator.clock import Clock
     from aggregator.delivery import Delivery, Item, Link
+    from aggregator.history import History
     from aggregator.ledger import Ledger
     from aggregator.metrics import RouteMetrics
     from aggregator.outbox import Request
@@ -56,6 +58,7 @@ class Settler:
         clock: Clock,
         log: FilteringBoundLogger,
         stop: Callable[[str], None],
+        history: History,
     ) -> None:
         self._changed = lock
         self._ledger = ledger
@@ -67,6 +70,7 @@ class Settler:
         self._clock = clock
         self._log = log
         self._stop = stop
+        self.history = history
         #: sentinels, by batch, that wait for the acks of their members to be sent
         self.fenced: dict[Batch, list[Delivery]] = {}
 
@@ -87,7 +91,7 @@ class Settler:
                     self._ledger.settle(deliveries)
                     self._breaker.pass_(sum(item.messages for item in items))
                 self.acknowledge(deliveries, verdict)
-                self.count(items, verdict)
+                self.count(items, verdict, request.sent)
         if rejected:
             now = self._clock.time()
             failed = request.first_failed
@@ -100,7 +104,8 @@ class Settler:
                     for d in item.deliveries
                 ]
             )
-            self.count([item for item, _ in rejected], "dead_lettered" if sent else "given_back")
+            fate = "dead_lettered" if sent else "given_back"
+            self.count([item for item, _ in rejected], fate, request.sent)
 
     def give_back(self, items: Iterable[Item]) -> None:
         """Conclude items that nobody can ack any more: the broker hands their deliveries out again."""
@@ -178,12 +183,16 @@ class Settler:
                 dead += len(members)
         return dead
 
-    def count(self, items: Iterable[Item], fate: str) -> None:
-        """Note final items in their batches; conclude the batches that are done with."""
+    def count(self, items: Iterable[Item], fate: str, sent: float = inf) -> None:
+        """Note final items in their batches; conclude the batches that are done with.
+
+        ``sent``: when the request left that brought the last word on them.
+        """
         finished = []
         with self._changed:
             for item in items:
                 batch = item.batch
+                batch.sent = min(batch.sent, sent)
                 batch.remaining -= item.messages
                 batch.fates[fate] += item.messages
                 if not batch.remaining:
@@ -196,15 +205,12 @@ class Settler:
         for batch in batches:
             if batch.controls:
                 self._conclude_controls(batch)
+            report = self.history.report(batch, now, self._clock.time())
+            self._metrics.concluded(report.queueing, report.writing)
+            told = report.told()
             # a key may be a piece of a document: only for those who ask for it
-            self._log.debug("batch_key", key=batch.key, **_told(batch))
-            self._log.info(
-                "batch",
-                **_told(batch),
-                age=round(batch.completed - batch.opened, 3),
-                flush=round(now - batch.completed, 3),
-                **batch.fates,
-            )
+            self._log.debug("batch_key", key=batch.key, **told)
+            self._log.info("batch", **told)
 
     def _conclude_controls(self, batch: Batch) -> None:
         """Ack the sentinels of a batch; where all of its members go back to the broker, they do too."""
@@ -249,15 +255,3 @@ class Settler:
         deliveries = list(deliveries)
         self._ledger.forget(deliveries)
         self._metrics.settled("given_back", len(deliveries))
-
-
-def _told(batch: Batch) -> dict[str, object]:
-    return {
-        "messages": len(batch.deliveries),
-        "bytes": batch.bytes,
-        "trigger": batch.trigger.value,
-        "part": batch.part,
-        "complete": batch.complete,
-        **({"documents": batch.documents} if batch.documents else {}),
-        **({"repeats": batch.repeats} if batch.repeats else {}),
-    }

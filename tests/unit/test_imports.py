@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Each line may import what stands above it, and nothing beside or below it.
 DIRECTION = """
-    errors clock backoff breaker ledger standing ports sinks.base closed
+    errors clock backoff breaker ledger standing ports sinks.base closed history
     importing schedule
     completion
     delivery correlation content

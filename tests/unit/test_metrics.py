@@ -60,9 +60,9 @@ def test_a_registry_may_be_given():
 
 
 def test_a_batch(metrics, route):
-    route.batch("size", 20, 4096, 1.5)
-    route.batch("size", 10, 100, 0.5)
-    assert value(metrics, "batches_total", trigger="size") == 2
+    route.batch("size", True, 20, 4096, 1.5)
+    route.batch("size", True, 10, 100, 0.5)
+    assert value(metrics, "batches_total", trigger="size", complete="true") == 2
     assert value(metrics, "batch_messages_sum") == 30
     assert value(metrics, "batch_bytes_sum") == 4196
     assert value(metrics, "batch_age_seconds_sum") == 2.0

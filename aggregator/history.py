@@ -1,0 +1,104 @@
+"""What each batch tells of itself when it is done with, and the last ones of a route.
+
+One report is made for a batch, none for a message. Times are seconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aggregator.buffer import Batch
+
+#: How many reports a route keeps.
+KEPT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One batch from its first message to the last word on it.
+
+    ``ended``: unix seconds. ``key``: may be a piece of a document; it stands in no log line but those
+    for details, and in no metric. ``part`` counts the batches of a key; ``complete``: its key is closed.
+    ``fill``: its share of the size, or of the bytes, that would have made it full, whichever is more;
+    None where the route has neither. ``documents``: what an aggregation made of it, ``repeats``:
+    members that said again what another one said. ``verdicts``: what became of the members.
+
+    Its time by stage: ``collecting`` from the first message to completion, ``queueing`` until the
+    first request with something of it left, ``writing`` until the last word, retries included.
+    """
+
+    ended: float
+    key: str | None = field(repr=False)
+    trigger: str
+    part: int
+    complete: bool
+    messages: int
+    sentinels: int
+    bytes: int
+    fill: float | None
+    documents: int
+    repeats: int
+    collecting: float
+    queueing: float
+    writing: float
+    verdicts: Mapping[str, int]
+
+    def told(self) -> dict[str, object]:
+        """Return it for a log line: without the key, times in milliseconds' precision, nothing that is 0."""
+        words: dict[str, object] = {
+            "trigger": self.trigger,
+            "messages": self.messages,
+            "bytes": self.bytes,
+            "part": self.part,
+            "complete": self.complete,
+            "age": round(self.collecting, 3),
+            "queued": round(self.queueing, 3),
+            "written_in": round(self.writing, 3),
+        }
+        if self.fill is not None:
+            words["fill"] = round(self.fill, 3)
+        words |= {name: getattr(self, name) for name in ("documents", "repeats") if getattr(self, name)}
+        return {**words, **self.verdicts}
+
+
+class History:
+    """The last reports of a route, the newest last. Any thread may ask; reports never change."""
+
+    def __init__(self, *, full_messages: float = inf, full_bytes: float = inf, kept: int = KEPT) -> None:
+        self._full = full_messages, full_bytes
+        self._last: deque[BatchReport] = deque(maxlen=kept)
+
+    def report(self, batch: Batch, now: float, ended: float) -> BatchReport:
+        """Make the report of a batch that is done with at monotonic ``now``, and keep it."""
+        messages, size = len(batch.deliveries), batch.bytes
+        bounded = min(self._full) < inf
+        sent = min(batch.sent, now)
+        made = BatchReport(
+            ended=ended,
+            key=batch.key,
+            trigger=batch.trigger.value,
+            part=batch.part,
+            complete=batch.complete,
+            messages=messages,
+            sentinels=len(batch.controls),
+            bytes=size,
+            fill=max(messages / self._full[0], size / self._full[1]) if bounded else None,
+            documents=batch.documents,
+            repeats=batch.repeats,
+            collecting=batch.completed - batch.opened,
+            queueing=sent - batch.completed,
+            writing=now - sent,
+            verdicts=dict(batch.fates),
+        )
+        self._last.append(made)
+        return made
+
+    def last(self) -> list[BatchReport]:
+        """Return what is kept."""
+        return list(self._last)
