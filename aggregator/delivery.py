@@ -43,7 +43,7 @@ class Link(Protocol):
         ...
 
     def after(self, done: Callable[[], None]) -> None:
-        """Call ``done`` when all that was asked for before was sent, or never will be.
+        """Call ``done`` when the broker has taken all that was asked for before, or never will.
 
         Any thread may call; so may any thread be the one that calls ``done``, at once too.
         """

@@ -232,7 +232,8 @@ class Settler:
         A process that is killed in between leaves some members to be handed out again: the sentinel has
         to be among them, for it alone tells that they were a part of a whole.
         """
-        links = {delivery.link for delivery in with_followers(batch.deliveries)}
+        named = self._aggregated and batch.expected is not None and any(d.fingerprint for d in controls)
+        links = {delivery.link for delivery in with_followers(batch.deliveries)} if named else set()
         if links <= {delivery.link for delivery in controls}:
             self.acknowledge(controls, "control")  # behind them on the same link
             return

@@ -22,17 +22,26 @@ class ChannelLink:
     """A link over a kombu channel; ``epoch`` is unique in the process.
 
     ``wake`` has to bring the owner back from its wait, from any thread. ``multiple``: whether the
-    channel's ack settles all lower tags when asked to.
+    channel's ack settles all lower tags when asked to. ``confirm`` returns when the broker has taken
+    all that was sent: an ack has no answer of its own, and a connection that breaks may take it along.
     """
 
     def __init__(
-        self, channel: Any, epoch: int, *, multiple: bool, wake: Callable[[], None], clock: Clock
+        self,
+        channel: Any,
+        epoch: int,
+        *,
+        multiple: bool,
+        wake: Callable[[], None],
+        clock: Clock,
+        confirm: Callable[[], None] = lambda: None,
     ) -> None:
         self.epoch = epoch
         self.alive = True
         self.wake = wake
         self._channel = channel
         self._clock = clock
+        self._confirm = confirm
         self._window = AckWindow(multiple=multiple)
         self._outbox: deque[tuple[Sequence[Delivery], Settlement, float] | Callable[[], None]] = deque()
 
@@ -82,10 +91,11 @@ class ChannelLink:
         channel go to the caller: the link is lost with them, and must not be used again.
         """
         settled = 0
+        waiting: list[Callable[[], None]] = []
         while self._outbox:
             entry = self._outbox.popleft()
             if callable(entry):
-                entry()
+                waiting.append(entry)
                 continue
             deliveries, how, asked = entry
             tags = [delivery.tag for delivery in deliveries if delivery.link is self]
@@ -95,6 +105,12 @@ class ChannelLink:
                 self._give_back(tags)
             settled += len(tags)
             on_lag(self._clock.monotonic() - asked)
+        if waiting:
+            try:
+                self._confirm()
+            finally:
+                for done in waiting:
+                    done()
         return settled
 
     def _ack(self, tags: Sequence[Any]) -> None:

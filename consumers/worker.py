@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 from contextlib import contextmanager, suppress
+from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -192,6 +193,7 @@ class Worker(ConsumerMixin):
             # a transport that polls may have a way of its own to end its wait
             wake=getattr(self._established, "wake", self.wake),
             clock=self._clock,
+            confirm=partial(self._confirm, channel) if self._amqp else lambda: None,
         )
         if self._amqp:
             channel.auto_decode = False  # it would run any codec that a publisher names
@@ -240,6 +242,11 @@ class Worker(ConsumerMixin):
     def _settle(self) -> None:
         self._link.perform(self._metrics.ack_lag_seconds.observe)
         self._tick()
+
+    def _confirm(self, channel: Any) -> None:
+        """Wait until the broker has read the acks: it answers in the order in which it is asked."""
+        if self._pipeline.has_room:  # the answer comes behind all messages that are on their way
+            channel.basic_qos(0, self.prefetch, False)
 
     def _part(self, consumers: list[Any]) -> None:
         """Take no more, and ack what is being dead-lettered: given back, it would be so twice."""
