@@ -131,7 +131,7 @@ def consume(rabbit, queue: str, sink: str, folder: str, args: argparse.Namespace
         sys.executable, "-m", "aggregator.consume", "--broker", rabbit.url, "--queue", queue, "--sink", sink,
         "--workers", "5", "--prefetch", str(prefetch), "--correlate", "correlation_id",
         "--aggregate", "list", "--sentinel", "type=sentinel", "--size", "none", "--bytes", "none",
-        "--age", "none", "--idle", args.idle, "--until-empty", "--log-format", "json",
+        "--age", "none", "--idle", args.idle, "--log-format", "json",
         *(["--sentinel-grace", args.grace] if args.no_counts else ["--sentinel-count", "count"]),
     ]  # fmt: skip
     log = Path(folder, "log")
@@ -139,7 +139,10 @@ def consume(rabbit, queue: str, sink: str, folder: str, args: argparse.Namespace
     started = time.monotonic()
     with log.open("ab") as lines:
         while True:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=lines)
+            # after a kill the broker needs a moment until all is ready again: until then it looks empty
+            last = ["--until-empty"] if kills == args.kills else []
+            time.sleep(8 if last else 0)
+            process = subprocess.Popen([*command, *last], stdout=subprocess.DEVNULL, stderr=lines)
             # so many more batches, then a moment more: in the middle of writing and acking
             most = args.groups // (args.kills + 1)
             goal = batches(log) + rng.randrange(1, most) if kills < args.kills else None
