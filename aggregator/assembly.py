@@ -50,8 +50,12 @@ def make_pipeline(
     dead_letters: DeadLetterPort,
     metrics: RouteMetrics,
     clock: Clock = SYSTEM_CLOCK,
+    backoff: Backoff | None = None,
 ) -> Pipeline:
-    """Return the pipeline that the settings describe; nothing runs yet."""
+    """Return the pipeline that the settings describe; nothing runs yet.
+
+    ``backoff`` takes the place of the settings' own: one whose jitter is the same each time, say.
+    """
     return Pipeline(
         route.name,
         intake=make_intake(route, clock),
@@ -60,7 +64,7 @@ def make_pipeline(
         dead_letters=dead_letters,
         metrics=metrics,
         aggregation=make_aggregation(route),
-        limits=make_limits(route),
+        limits=make_limits(route, backoff),
         grace=route.sentinel_grace,
         closed=ClosedKeys(route.closed_keys, route.closed_for or inf),
         late=route.late,
@@ -120,7 +124,7 @@ def make_completion(route: Route, clock: Clock = SYSTEM_CLOCK) -> AnyOf:
     return any_of(*conditions, closing=closing - {Trigger.BYTES} if route.correlate else closing)
 
 
-def make_limits(route: Route) -> Limits:
+def make_limits(route: Route, backoff: Backoff | None = None) -> Limits:
     """Return the bounds of the route."""
     return Limits(
         request_items=route.request_items,
@@ -130,7 +134,7 @@ def make_limits(route: Route) -> Limits:
         ack_deadline=route.ack_deadline,
         breaker_share=route.breaker_share,
         breaker_window=route.breaker_window,
-        backoff=Backoff(route.retry_first, route.retry_max),
+        backoff=backoff or Backoff(route.retry_first, route.retry_max),
         give_back_keyed=route.keyed_at_shutdown == "give-back",
         stop_on_refusal=route.on_refused == "stop",
     )

@@ -77,7 +77,11 @@ def load(
     ``broker_fault`` is asked about each broker's URL and returns what is wrong with it, or None.
     Raises ``ConfigurationErrors`` with all faults at once, ``SystemExit`` (0) after ``--help``.
     """
-    layers = read(sys.argv[1:] if argv is None else argv)
+    return resolve(read(sys.argv[1:] if argv is None else argv), broker_fault=broker_fault)
+
+
+def resolve(layers: Layers, *, broker_fault: Callable[[str], str | None] | None = None) -> Settings:
+    """Return the settings that were read, wherever from; arguments and errors as those of :func:`load`."""
     faults = list(layers.faults)
     process = _checked(ProcessOptions, layers, None, faults)
     run = _checked(RunOptions, layers, None, faults)

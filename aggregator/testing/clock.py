@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from threading import Lock
 
 
@@ -45,3 +46,11 @@ class VirtualClock:
         """Set the wall clock forward, or back: what an administrator or NTP does."""
         with self._lock:
             self._time += seconds
+
+
+def wall_seconds(moment: str | float | datetime) -> float:
+    """Return seconds since 1970 of ISO 8601 or a ``datetime``, in UTC unless it says otherwise."""
+    if isinstance(moment, int | float):
+        return float(moment)
+    read = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    return (read if read.tzinfo is not None else read.replace(tzinfo=UTC)).timestamp()

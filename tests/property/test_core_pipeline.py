@@ -34,8 +34,12 @@ from aggregator.metrics import Metrics
 from aggregator.pipeline import Limits, Pipeline, RouteState
 from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate, Verdict
 from aggregator.sinks.base import Limits as SinkLimits
+from aggregator.testing.broker import MemoryBroker
 from aggregator.testing.clock import VirtualClock
-from tests.models import Faults, Flusher, ModelBroker, ModelDeadLetters, ModelSink
+from aggregator.testing.dead_letters import MemoryDeadLetters
+from aggregator.testing.faults import Faults
+from aggregator.testing.sink import MemorySink
+from tests.models import Flusher, ModelLink
 
 GOOD = [b"one", b'{"n": 2}', b"longer than the others are"]
 BAD = [b"", b"\xff\xfe\xff"]
@@ -102,6 +106,10 @@ def configurations(draw):
     return found
 
 
+def is_sentinel(message):
+    return "sentinel" in message.headers
+
+
 class Route(RuleBasedStateMachine):
     """The rules are what the world does; :meth:`teardown` mends it and looks at what is left."""
 
@@ -112,11 +120,11 @@ class Route(RuleBasedStateMachine):
         self.config = config
         self.clock = VirtualClock()
         self.faults = Faults()
-        self.broker = ModelBroker(self.clock, self.faults, multiple=config["multiple"], on_ack=self.on_ack)
-        self.sink = ModelSink(self.faults, limits=SinkLimits(bytes=config["request_bytes"]))
+        self.broker = MemoryBroker(self.faults, self.on_ack)
+        self.sink = MemorySink(self.faults, limits=SinkLimits(bytes=config["request_bytes"]))
         self.sink.before = self.on_write
         self.sink.decide = self.park
-        self.dead = ModelDeadLetters(self.clock)
+        self.dead = MemoryDeadLetters(self.clock)
         self.metrics = Metrics()
         self.pipeline = self.make_pipeline(config)
         self.dead.report = self.pipeline.dead_lettered
@@ -217,7 +225,7 @@ class Route(RuleBasedStateMachine):
             stored = self.is_in_documents(delivery)
         else:
             stored = delivery.id in self.sink.stored
-        safe = message.sentinel or stored or self.dead.holds(delivery)
+        safe = is_sentinel(message) or stored or self.dead.holds(delivery)
         self.faults.unless(safe, f"acked before it was safe: {message}")
 
     def is_in_documents(self, delivery):
@@ -247,7 +255,7 @@ class Route(RuleBasedStateMachine):
     )
     def publish(self, body, id_, key, times):
         for _ in range(times):
-            self.broker.publish(body, id=id_, key=key)
+            self.put(body, id_, {"key": key})
 
     @precondition(lambda self: self.config["keyed"])
     @rule(
@@ -256,7 +264,11 @@ class Route(RuleBasedStateMachine):
         expected=st.none() | st.integers(0, 4),
     )
     def publish_sentinel(self, id_, key, expected):
-        self.broker.publish(b"end", id=id_, key=key, sentinel=True, expected=expected)
+        self.put(b"end", id_, {"key": key, "sentinel": "yes", "members": expected})
+
+    def put(self, body, id_, headers):
+        headers = {name: value for name, value in headers.items() if value is not None}
+        self.broker.publish(body, headers=headers, properties={"message_id": id_} if id_ else {})
 
     # ── the workers ──
 
@@ -281,8 +293,11 @@ class Route(RuleBasedStateMachine):
     @rule(number=st.integers(0, WORKERS - 1))
     def connect(self, number):
         if self.workers[number] is None and self.pipeline.consuming:
-            self.workers[number] = link = self.broker.connect(self.config["prefetch"])
-            self.pipeline.link_opened(link, link.prefetch)
+            self.workers[number] = link = self.broker.connect(self.config["prefetch"], self.make_link)
+            self.pipeline.link_opened(link, link.channel.prefetch)
+
+    def make_link(self, channel, epoch):
+        return ModelLink(channel, epoch, multiple=self.config["multiple"], clock=self.clock)
 
     @precondition(lambda self: any(self.workers))
     @rule(number=st.integers(0, WORKERS - 1))
@@ -347,13 +362,7 @@ class Route(RuleBasedStateMachine):
     @precondition(lambda self: self.flushers)
     @rule(which=st.integers(0, 1))
     def all_is_written(self, which):
-        self.finish(which, self.create)
-
-    def create(self, items):
-        """Write each item once, as Elasticsearch does it."""
-        if not any(item.id in self.sink.stored for item in items):
-            return None
-        return [DUPLICATE if item.id in self.sink.stored else WRITTEN for item in items]
+        self.finish(which, self.sink.create)
 
     @precondition(lambda self: self.flushers)
     @rule(
@@ -456,8 +465,8 @@ class Route(RuleBasedStateMachine):
             return
         self.sink.up = True
         while self.flushers:
-            self.finish(0, self.create)
-        self.sink.decide = self.create
+            self.finish(0, self.sink.create)
+        self.sink.decide = self.sink.create
         for link in filter(None, self.workers[:]):
             if not link.channel.open:
                 self.lose(link)  # a heartbeat is missed in the end
@@ -519,7 +528,8 @@ class Route(RuleBasedStateMachine):
         assert not any(unacked), f"left unacked: {unacked}"
         for message in self.broker.rejected:
             # a sentinel goes back with its group, members only when the route stops
-            assert message.sentinel or (message.key and config["keyed"] and config["give_back_keyed"])
+            keyed = message.headers.get("key") and config["keyed"]
+            assert is_sentinel(message) or (keyed and config["give_back_keyed"])
         gone = [message for message in self.broker.published if message.acked]
         assert len(gone) + len(self.broker.ready) == len(self.broker.published)
         assert pipeline._outbox.pending == pipeline._outbox.bytes == 0

@@ -19,7 +19,11 @@ from aggregator.metrics import Metrics
 from aggregator.pipeline import Limits, Pipeline
 from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate, Verdict
 from aggregator.standing import RouteState
-from tests.models import Faults, ModelBroker, ModelDeadLetters, ModelSink
+from aggregator.testing.broker import MemoryBroker
+from aggregator.testing.dead_letters import MemoryDeadLetters
+from aggregator.testing.faults import Faults
+from aggregator.testing.sink import MemorySink
+from tests.models import ModelLink
 
 MESSAGES = 20_000
 WORKERS, FLUSHERS, PREFETCH = 4, 2, 500
@@ -36,7 +40,7 @@ def _quiet():
     structlog.reset_defaults()
 
 
-class MoodySink(ModelSink):
+class MoodySink(MemorySink):
     """Takes a moment for each request; now and then it throttles, breaks down, or refuses an item."""
 
     def __init__(self, faults, random):
@@ -76,6 +80,10 @@ class MoodySink(ModelSink):
             self.stored[item.id] = item.document
 
 
+def make_link(channel, epoch):
+    return ModelLink(channel, epoch, multiple=True, clock=SYSTEM_CLOCK)
+
+
 class Bench:
     """Threads for everything: workers, flushers, the dead-letter queue's own."""
 
@@ -84,10 +92,10 @@ class Bench:
         self.faults = Faults()
         self.sink = MoodySink(self.faults, Random(seed))
         self.metrics = Metrics()
-        self.dead = ModelDeadLetters(SYSTEM_CLOCK)
+        self.dead = MemoryDeadLetters(SYSTEM_CLOCK)
         self.dead_lock, self.broker_lock = threading.RLock(), Lock()
         self.acked, self.done = 0, Event()
-        self.broker = ModelBroker(SYSTEM_CLOCK, self.faults, on_ack=self.on_ack)
+        self.broker = MemoryBroker(self.faults, self.on_ack)
         self.received = 0
         self.pipeline = Pipeline(
             "r",
@@ -144,7 +152,7 @@ class Bench:
             if not self.pipeline.wait_until_consuming(0.01):
                 continue
             with self.broker_lock:
-                link = self.broker.connect(PREFETCH)
+                link = self.broker.connect(PREFETCH, make_link)
             woken = Event()
             link.wake = woken.set
             self.pipeline.link_opened(link, PREFETCH)
@@ -195,7 +203,7 @@ def test_everything_is_settled_once(losses, seed):
     bench = Bench(seed, losses=losses)
     for number in range(MESSAGES):
         body = b"bad" if number % 200 == 7 else b"message %d" % number
-        bench.broker.publish(body, id=f"m{number}" if number % 3 else None)
+        bench.broker.publish(body, properties={"message_id": f"m{number}"} if number % 3 else {})
     in_time = bench.run(90)
     assert not bench.faults, bench.faults[:5]
     assert bench.pipeline.state is RouteState.RUNNING, bench.pipeline.reason

@@ -25,8 +25,9 @@ from aggregator.pipeline import Limits, Pipeline
 from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate, Verdict
 from aggregator.standing import RouteState
 from aggregator.testing.clock import VirtualClock
+from aggregator.testing.dead_letters import MemoryDeadLetters
 from aggregator.testing.memory import MemoryDelivery, MemoryLink
-from tests.models import ModelDeadLetters, ModelSink
+from aggregator.testing.sink import MemorySink
 
 RETRY = Verdict(Fate.RETRY, "busy", status=429)
 BAD = b"\xff\xfe\xff"
@@ -44,8 +45,8 @@ class Route:
 
     def __init__(self, *conditions, keyed=False, grace=0.0, prefetch=1000, start=True, **limits):
         self.clock = VirtualClock()
-        self.sink = ModelSink()
-        self.dead = ModelDeadLetters(self.clock)
+        self.sink = MemorySink()
+        self.dead = MemoryDeadLetters(self.clock)
         self.metrics = Metrics()
         limits.setdefault("backoff", Backoff(0.1, 30.0))
         self.pipeline = Pipeline(

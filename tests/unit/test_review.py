@@ -21,8 +21,8 @@ from aggregator.sinks.base import WRITTEN, Fate, Verdict
 from aggregator.sinks.base import Limits as SinkLimits
 from aggregator.standing import RouteState
 from aggregator.testing.clock import VirtualClock
+from aggregator.testing.dead_letters import MemoryDeadLetters
 from aggregator.testing.memory import MemoryDelivery, MemoryLink
-from tests.models import ModelDeadLetters
 
 RETRY = Verdict(Fate.RETRY, "busy", "", 503)
 
@@ -63,7 +63,7 @@ class Stage:
     def __init__(self, sink=None, size=1, **limits):
         self.clock = VirtualClock()
         self.sink = sink or Recording()
-        self.dead = ModelDeadLetters(self.clock)
+        self.dead = MemoryDeadLetters(self.clock)
         self.link = MemoryLink()
         self.metrics = Metrics()
         self.pipeline = Pipeline(
