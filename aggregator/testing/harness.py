@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from aggregator.config import Route
     from aggregator.sinks.base import Sink
-    from aggregator.sinks.function import Function
+    from aggregator.sinks.function import WriteFunction
     from aggregator.testing.message import Message
     from aggregator.testing.settings import Application
 
@@ -45,7 +45,7 @@ class Harness(Running):
     its file; ``Harness(route)`` and ``Harness(app, "orders")`` take theirs. What is wrong with them
     raises the service's own ``ConfigurationErrors``.
 
-    ``sink``: a URL, a function of one list of items, or a :class:`~aggregator.sinks.base.Sink` to
+    ``sink``: a URL, a function of one ``BulkRequest``, or a :class:`~aggregator.sinks.base.Sink` to
     write to; a :class:`MemorySink` if there is none. ``stored``: a function that returns the ids that
     stand in it; what the sink claims is then held against it. ``links``: connections to the broker,
     with the route's prefetch each; as many as it has workers if not given. ``at``: the wall clock's
@@ -59,7 +59,7 @@ class Harness(Running):
         source: Route | Application | None = None,
         name: str | None = None,
         *,
-        sink: Sink | Function | str | None = None,
+        sink: Sink | WriteFunction | str | None = None,
         stored: Callable[[], Iterable[str]] | None = None,
         links: int | None = None,
         at: str | float | datetime = START,
@@ -88,7 +88,7 @@ class Harness(Running):
         path: str | Path,
         name: str | None = None,
         *,
-        sink: Sink | Function | str | None = None,
+        sink: Sink | WriteFunction | str | None = None,
         stored: Callable[[], Iterable[str]] | None = None,
         links: int | None = None,
         at: str | float | datetime = START,
@@ -208,6 +208,8 @@ class Harness(Running):
         if process is not self._process:
             return False  # killed meanwhile
         idle = process.pipeline.idle
+        if not idle:
+            self.clock.advance_to(until)
         process.end()
         self.sink.close()
         return idle
@@ -224,7 +226,7 @@ def seconds_of(time: float | str) -> float:
     return parse_duration(time) if isinstance(time, str) else time
 
 
-def _make_sink(sink: Sink | Function | str | None) -> Sink:
+def _make_sink(sink: Sink | WriteFunction | str | None) -> Sink:
     if sink is None:
         return MemorySink()
     if isinstance(sink, str):

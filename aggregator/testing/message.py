@@ -13,6 +13,7 @@ from aggregator.testing.memory import MemoryDelivery
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from aggregator.delivery import Shared
     from aggregator.testing.broker import OpenLink
 
 DELIVERY_COUNT = "x-delivery-count"
@@ -24,7 +25,8 @@ class Message:
 
     ``link``: the only link that its first delivery may take. ``deliveries``: how often it was handed
     out. ``acked``: how often the broker was told to forget it. ``fates``: the last words on it, by
-    ``written``, ``duplicate``, ``dead_lettered`` and ``control``.
+    ``written``, ``duplicate``, ``dead_lettered`` and ``control``. ``shared``: set where it stands in
+    several documents; they count as one.
     """
 
     number: int
@@ -37,6 +39,7 @@ class Message:
     deliveries: int = 0
     acked: int = 0
     fates: Counter[str] = field(default_factory=Counter)
+    shared: Shared | None = None
 
     @property
     def id(self) -> str | None:

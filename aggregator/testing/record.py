@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aggregator.delivery import Aggregate
 from aggregator.ledger import with_followers
 from aggregator.sinks.base import Fate
 from aggregator.testing.message import QueuedDelivery
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from aggregator.buffer import Batch
-    from aggregator.delivery import Delivery, Item
+    from aggregator.delivery import Delivery, Item, Shared
     from aggregator.pipeline import Pipeline
     from aggregator.ports import Refused
     from aggregator.sinks.base import Verdict
@@ -79,7 +80,7 @@ class Record:
     def told(self, item: Item, verdict: Verdict) -> None:
         """Note the sink's word on an item."""
         if (fate := _TOLD.get(verdict.fate)) is not None:
-            self._note(item.deliveries, fate)
+            self._note(item.deliveries, fate, item.shared if isinstance(item, Aggregate) else None)
 
     def dead_lettered(self, refused: Sequence[Refused]) -> None:
         """Note what is safe in the dead-letter queue."""
@@ -90,17 +91,20 @@ class Record:
         # a copy that nobody can tell from another message ends with that one
         known = bool(delivery.fingerprint) and delivery.id in self._ids
         self._faults.unless(message.fates or known, f"{message}: acked, and nothing has become of it")
+        whole = message.shared is None or not message.shared.left
+        self._faults.unless(whole, f"{message}: acked before all documents with it had their verdict")
 
     def _note_batch(self, batch: Batch) -> None:
         self.batches.append(CompletedBatch(batch))
         self._note(batch.controls, "control")
 
-    def _note(self, deliveries: Iterable[Delivery], fate: str) -> None:
+    def _note(self, deliveries: Iterable[Delivery], fate: str, shared: Shared | None = None) -> None:
         for delivery in with_followers(deliveries):
             if delivery.fingerprint:
                 self._ids.add(delivery.id)
             if isinstance(delivery, QueuedDelivery):
                 delivery.message.fates[fate] += 1
+                delivery.message.shared = shared or delivery.message.shared
 
 
 def faults_of(published: Iterable[Message], queued: Iterable[Message]) -> Iterator[str]:
@@ -110,10 +114,8 @@ def faults_of(published: Iterable[Message], queued: Iterable[Message]) -> Iterat
         fates = {fate: times for fate, times in message.fates.items() if times}
         if message.acked == 0 and id(message) not in waiting:
             yield f"{message}: lost, neither in the queue nor acked"
-        if message.acked and id(message) in waiting:
-            yield f"{message}: acked, and still in the queue"
         # what was handed out again may have come to its end twice: a crash forgets what was written
-        if message.deliveries <= 1 and sum(fates.values()) > 1:
+        if message.deliveries <= 1 and message.shared is None and sum(fates.values()) > 1:
             ends = ", ".join(f"{fate} {times}x" for fate, times in fates.items())
             yield f"{message}: handed out once, and it ended more than once ({ends})"
 

@@ -15,6 +15,9 @@ import pytest
 
 from aggregator.sinks import from_url
 from aggregator.sinks.function import BulkRequest, FunctionSink
+from aggregator.testing.faults import Faults
+from aggregator.testing.script import ScriptedSink
+from aggregator.testing.sink import MemorySink
 from tests.contract.sink_contract import SinkContract, fates, items
 
 if TYPE_CHECKING:
@@ -100,6 +103,28 @@ class TestFunction(SinkContract):
     @pytest.fixture
     def read_back(self, store: Store) -> ReadBack:
         return lambda: [(name, orjson.loads(body)) for name, body in store.documents.items()]
+
+
+class TestMemory(SinkContract):
+    @pytest.fixture
+    def store(self) -> dict[str, bytes]:
+        return {}
+
+    @pytest.fixture
+    def sink_factory(self, store: dict[str, bytes]) -> Callable[[], Sink]:
+        return lambda: MemorySink(store=store)
+
+    @pytest.fixture
+    def read_back(self, store: dict[str, bytes]) -> ReadBack:
+        return lambda: [(name, orjson.loads(body)) for name, body in store.items()]
+
+
+class TestScripted(TestMemory):
+    """The harness's sink, while nothing is scripted."""
+
+    @pytest.fixture
+    def sink_factory(self, store: dict[str, bytes]) -> Callable[[], Sink]:
+        return lambda: ScriptedSink(MemorySink(store=store), Faults(), lambda *_: None)
 
 
 WRITER = """

@@ -87,5 +87,19 @@ def test_consumers_know_the_core_and_no_sink(path):
     assert "aggregator.consume" not in imports(path, lazy=True)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for room in ("aggregator", "consumers", "producers")
+        for path in sorted(ROOT.glob(f"{room}/**/*.py"))
+    ],
+    ids=name_of,
+)
+def test_only_the_harness_knows_the_harness(path):
+    known = {name for name in imports(path, lazy=True) if name.startswith("aggregator.testing")}
+    assert not known or name_of(path).startswith("aggregator.testing")
+
+
 def test_every_name_of_the_direction_is_there():
     assert set(RANK) <= {name_of(path) for path in CORE}
