@@ -16,8 +16,8 @@ from aggregator.metrics import Metrics
 from aggregator.pipeline import Limits, Pipeline
 from aggregator.sinks.function import BulkRequest, FunctionSink
 from aggregator.testing.clock import VirtualClock
+from aggregator.testing.dead_letters import MemoryDeadLetters
 from aggregator.testing.memory import MemoryDelivery, MemoryLink
-from tests.models import ModelDeadLetters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ class Route:
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
-        self.dead = ModelDeadLetters(self.clock)
+        self.dead = MemoryDeadLetters(self.clock)
         self.metrics = Metrics()
         self.calls: list[str] = []
         self.write: Write = lambda request: None
