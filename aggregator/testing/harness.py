@@ -205,7 +205,7 @@ class Harness(Running):
         process.pipeline.drain()
         until = self.clock.monotonic() + seconds_of(grace)
         self._pass_until(until, lambda: process.pipeline.idle)
-        if process is not self._process:
+        if process.ended:
             return False  # killed meanwhile
         idle = process.pipeline.idle
         if not idle:

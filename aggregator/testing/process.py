@@ -5,6 +5,7 @@ Everything is done in the caller's thread, in the same order each time; time pas
 
 from __future__ import annotations
 
+from math import inf
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,7 @@ class Process:
         self._clock = clock
         self.dead_letters = dead_letters
         self.reaches_dead_letters = True
-        self.ended = False
+        self.stopping = self.ended = False
         self.pipeline = make_pipeline(
             route,
             sink=sink,
@@ -113,12 +114,12 @@ class Process:
     @property
     def due(self) -> float:
         """When there is something to do though nothing else happens, in monotonic seconds; ``inf``: never."""
-        return self.pipeline._wake_at(self._clock.monotonic())  # noqa: SLF001
+        return inf if self.ended else self.pipeline._wake_at(self._clock.monotonic())  # noqa: SLF001
 
     def work(self) -> None:
         """Do all that there is to do at this moment. Raises ``AssertionError`` where that never ends."""
         rounds, acked = 0, len(self._broker.acked)
-        while self._round():
+        while not self.ended and self._round():
             rounds = rounds + 1 if acked == len(self._broker.acked) else 0
             acked = len(self._broker.acked)
             if rounds > ROUNDS:
@@ -126,6 +127,7 @@ class Process:
 
     def cancel(self) -> None:
         """Take nothing more; what was taken may still be acked."""
+        self.stopping = True
         for worker in self.workers:
             worker.cancelled = True
 
@@ -142,6 +144,7 @@ class Process:
         self.cancel()
         for worker in self.workers:
             worker.lose(noticed=False)
+        self.ended = True
 
     def _report(self, refused: Sequence[Refused]) -> None:
         self._on_dead_lettered(refused)

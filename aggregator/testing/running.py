@@ -148,6 +148,8 @@ class Running:
                 try:
                     return self._process.work()
                 except KilledError:
+                    if self._process.stopping:
+                        return self._process.die()  # whoever stopped it does not start another
                     self._restart()
         finally:
             self._working = False

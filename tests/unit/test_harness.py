@@ -436,6 +436,9 @@ def test_a_kill_while_it_stops():
         publish(route, 1)
         route.sink.kill(written=True)
         assert not route.stop()
+        assert (len(route.queue), route.unacked) == (1, [])
+        route.start()
+        assert len(route.unacked) == 1
 
 
 def test_groups_are_forced():

@@ -192,7 +192,7 @@ def test_a_document_of_many_that_is_acked_too_early(monkeypatch):
     """The group's messages stand in each of its documents; the second of these is still put off."""
     settings = {
         "correlate": "header:k",
-        "aggregate": "function:tests.unit.test_harness_catches:two_documents",
+        "aggregate": "function:tests.models:halves",
     }
 
     def group():
@@ -215,10 +215,6 @@ def test_a_document_of_many_that_is_acked_too_early(monkeypatch):
     monkeypatch.setattr(Shared, "settle", hasty)
     with pytest.raises(AssertionError, match="assert 0 == 2"):
         group()
-
-
-def two_documents(key, documents):
-    return [{"half": 1}, {"half": 2}]
 
 
 def test_a_loop_without_end():
