@@ -111,7 +111,7 @@ class Running:
         """
         faults = [*self.faults, *faults_of(self._broker.published, self.queue)]
         if self._stored is not None:
-            missing = self.sink.known.difference(self._stored())
+            missing = self.sink.claimed.difference(self._stored())
             faults += [
                 f"the sink said that {name!r} stands in it, and it does not" for name in sorted(missing)
             ]

@@ -16,11 +16,11 @@ from aggregator.errors import (
     RequestTooLargeError,
     SinkUnavailableError,
 )
-from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate, Verdict
+from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate, Knowing, Verdict
 from aggregator.testing.message import read_document
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from aggregator.delivery import Item
     from aggregator.sinks.base import Sink
@@ -51,7 +51,7 @@ class _Rule:
 class ScriptedSink:
     """Stands before ``sink``, and does what it is told to; everything else goes through.
 
-    ``written``: id and document of all that the sink itself said is written, in order; ``known``: the
+    ``written``: id and document of all that the sink itself said is written, in order; ``claimed``: the
     ids that it said stand there. ``before(items)`` is called with each request and may do anything:
     lose a link, publish, let time pass. ``told(item, verdict)`` gets the last word on each item.
     """
@@ -59,7 +59,7 @@ class ScriptedSink:
     def __init__(self, sink: Sink, faults: Faults, told: Callable[[Item, Verdict], None]) -> None:
         self.limits = sink.limits
         self.written: list[tuple[str, bytes]] = []
-        self.known: set[str] = set()
+        self.claimed: set[str] = set()
         self.requests: list[list[str]] = []
         self.before: Callable[[Sequence[Item]], None] = lambda _items: None
         self._sink = sink
@@ -148,6 +148,12 @@ class ScriptedSink:
                 self._told(item, verdict)
         return verdicts
 
+    def known(self, ids: Sequence[str]) -> Collection[str]:
+        """Ask a sink that can be asked; of any other nothing is known."""
+        if self._down is not None:
+            raise self._down
+        return self._sink.known(ids) if isinstance(self._sink, Knowing) else ()
+
     def close(self) -> None:
         """Close the sink."""
         self._sink.close()
@@ -207,7 +213,7 @@ class ScriptedSink:
         if verdict.fate is Fate.WRITTEN:
             self.written.append((item.id, item.document))
         if verdict.fate in {Fate.WRITTEN, Fate.DUPLICATE}:
-            self.known.add(item.id)
+            self.claimed.add(item.id)
 
     def _rule(self, item: Item, kind: type) -> _Rule | None:
         """Return the first rule of this kind for the item, and count it."""

@@ -77,6 +77,10 @@ class MemorySink:
             known.add(item.id)
         return verdicts if DUPLICATE in verdicts else None
 
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Return which of the ids stand in it."""
+        return {name for name in ids if name in self.stored}
+
     def close(self) -> None:
         """Keep what is stored."""
 

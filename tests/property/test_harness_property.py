@@ -17,6 +17,7 @@ SETTINGS = [
     {"size": 3, "correlate": "header:k", "aggregate": "function:tests.models:halves"},
     {"size": 2, "correlate": "header:k", "sentinel": "type=end", "sentinel_count": "n", "closed_keys": 5,
      "late": "alone"},
+    {"size": 9, "correlate": "header:k", "sentinel": "type=end", "sentinel_count": "n", "aggregate": "list"},
 ]  # fmt: skip
 
 

@@ -451,6 +451,16 @@ def test_groups_are_forced():
         assert repr(route.batches[1]) == "<forced of 'b', part 1: [{'n': 0}]>"
 
 
+def test_killed_between_the_acks_of_a_counted_group_its_document_stays_one():
+    settings = {"correlate": "header:k", "sentinel": "type=end", "sentinel_count": "n", "aggregate": "list"}
+    with Harness(**settings, links=2) as route:
+        route.sink.kill(written=True)
+        publish(route, 3, headers={"k": "a"})
+        route.publish("end", id="e", type="end", headers={"k": "a", "n": 3})
+        assert len(route.documents) == 1
+        assert route.queue == []
+
+
 # ── own sinks ──
 
 
