@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
 from aggregator.errors import ConfigurationErrors, SinkUnavailableError
 from aggregator.testing import Harness
+from aggregator.testing.memory import MemoryDelivery, MemoryLink
 from aggregator.testing.sink import MemorySink
 
 COUNTED = {
@@ -319,23 +320,61 @@ def test_the_report_tells_what_became_of_it():
         assert report.verdicts == {"written": 3, "dead_lettered": 1}
 
 
+entered, go_on = Event(), Event()
+
+
+def slow_at_first(key, documents):
+    if not entered.is_set():
+        entered.set()
+        assert go_on.wait(30)
+    return documents[0]
+
+
 def test_two_flush_threads_make_one_key_in_order():
     """The second group of a key waits until the documents of the first are known."""
-    with Harness(correlate="header:order", aggregate="list", size=1) as route:
-        outbox = route._process.pipeline._outbox
-        inside = []
-
-        def before(items):
-            if not inside:
-                inside.append(True)
-                route.publish({"n": 2}, id="same", headers={"order": "a"})
-                # another thread, while this one is in the sink
-                other = Thread(target=route._process.pipeline.step)
-                other.start()
-                other.join()
-
-        route.sink.before = before
-        route.publish({"n": 1}, id="same", headers={"order": "a"})
+    entered.clear()
+    go_on.clear()
+    function = f"function:{__name__}:slow_at_first"
+    with Harness(correlate="header:order", aggregate=function, size=1) as route:
+        pipeline = route._process.pipeline
+        first = Thread(target=lambda: publish_same(route, 1))
+        first.start()
+        assert entered.wait(30)
+        other = MemoryDelivery(
+            b'{"n": 2}', properties={"message_id": "same"}, headers={"order": "a"}, link=MemoryLink()
+        )
+        pipeline.accept([other])
+        assert not pipeline.step(), "nothing to do: its key is being made"
+        go_on.set()
+        first.join()
         route.settle()
-        assert not outbox._busy
-        assert route.documents == [{"key": "a", "messages": [{"n": 1}]}]
+        assert route.documents == [{"n": 1}]
+
+
+def publish_same(route, number):
+    route.publish({"n": number}, id="same", headers={"order": "a"})
+
+
+def test_a_key_that_comes_again_is_no_remnant():
+    """The same sentinel's id, a new group: what was not handed out before is never taken for written."""
+    with Harness(**COUNTED) as route:
+        publish(route, 1, 2)
+        end(route, 2)
+        publish(route, 3)
+        end(route, 2)
+        route.settle()
+        numbers = [one["n"] for document in route.documents for one in document["messages"]]
+        assert numbers == [1, 2, 3]
+
+
+def test_requests_keep_their_bytes_though_documents_are_larger_than_bodies():
+    sink = MemorySink()
+    options = {"correlate": "header:order", "aggregate": "list", "size": 2, "prefetch": 100}
+    with Harness(**options, linger="5ms", request_bytes=100, sink=sink) as route:
+        for key in "abcdef":
+            publish(route, 1, 2, key=key)
+        route.settle()
+        assert len(sink.stored) == 6
+        sizes = [sum(len(sink.stored[name]) for name in ids) for ids in sink.requests]
+        assert max(sizes) <= 100
+        assert len(sizes) < 6
