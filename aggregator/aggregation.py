@@ -18,7 +18,7 @@ import orjson
 
 from aggregator.documents import make_document
 from aggregator.errors import ConfigurationError, MessageRefusedError
-from aggregator.importing import load_function
+from aggregator.importing import check_function, load_function, name_of
 from aggregator.merging import Fold, Plan, Rule, group_ids, make_plan, read_object, write_json
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Function = Callable[[str | None, list[dict[str, Any]]], dict[str, Any] | list[dict[str, Any]]]
 
 _CONFLICT = "another message of its group has the same id and another body"
+_TAKES = "a key and a list of documents"
+_EXAMPLE = ("key", [dict[str, Any]()])
 FORMS = "documents, list, list:100, merge or function:package.module:name"
 
 
@@ -350,7 +352,7 @@ def _too_large(size: int, max_bytes: int) -> MessageRefusedError:
 
 
 def compile_aggregation(
-    text: str = "documents",
+    text: str | Function = "documents",
     merge: Mapping[str, str] | None = None,
     *,
     route: str = "default",
@@ -360,14 +362,18 @@ def compile_aggregation(
 ) -> Aggregation | None:
     """Return what ``text`` names: one of :data:`FORMS`; None for documents, each message one.
 
-    ``merge``: rules by field for ``merge``, and for it alone. Raises ``ConfigurationError`` for
-    ``field`` or ``merge``.
+    Code may give the function itself. ``merge``: rules by field for ``merge``, and for it alone.
+    Raises ``ConfigurationError`` for ``field`` or ``merge``.
     """
-    kind, colon, rest = text.partition(":")
+    named = text if isinstance(text, str) else f"function:{name_of(text)}"
+    kind, colon, rest = named.partition(":")
     reading: dict[str, Any] = {"route": route, "trust_json": trust_json, "max_message": max_message}
     if merge is not None and text != "merge":
-        problem = f"rules are for {field} = merge, and it is {text[:60]}; remove one of them"
+        problem = f"rules are for {field} = merge, and it is {named[:60]}; remove one of them"
         raise ConfigurationError("merge", problem)
+    if not isinstance(text, str):
+        check_function(text, rest, field=field, takes=_TAKES, example=_EXAMPLE)
+        return Own(text, name=rest, **reading)
     if text == "documents":
         return None
     if text == "merge":
@@ -395,6 +401,5 @@ def _own(text: str, field: str, reading: dict[str, Any]) -> Own:
     module, colon, name = text.partition(":")
     if not (module and colon and name):
         raise ConfigurationError(field, "write function:package.module:name")
-    takes = "a key and a list of documents"
-    function = load_function(module, name, field=field, takes=takes, example=("key", [{}]))
+    function = load_function(module, name, field=field, takes=_TAKES, example=_EXAMPLE)
     return Own(function, name=text, **reading)

@@ -14,12 +14,18 @@ from urllib.parse import parse_qs, urlsplit
 from rich.console import Console
 from rich.text import Text
 
+from aggregator.correlation import shown
+from aggregator.entities import described, notes
+from aggregator.importing import name_of
+from aggregator.masking import SecretUrl
 from aggregator.rules import duration, fillable_groups, hold, hold_seconds, size_text
+from aggregator.sinks.base import Sink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from aggregator.config import Route, Settings
+    from aggregator.correlation import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +96,15 @@ def check(settings: Settings) -> Report:
 def _way(route: Route) -> Iterator[tuple[str, str]]:
     workers = f"{route.workers} worker{'s' * (route.workers > 1)} x prefetch {route.prefetch}"
     yield "from", f"{route.broker} queue {route.queue!r}, {workers}"
-    yield "grouped by", route.correlate or "nothing: all messages are one group"
+    if route.entity is not None:
+        yield "declared as", described(route.entity)
+    yield "grouped by", shown(route.correlate) if route.correlate else "nothing: all messages are one group"
     yield "complete at", _completion(route)
     if route.aggregate != "documents":
         yield "becomes", _aggregation(route)
     limits = f"{route.request_items} documents or {size_text(route.request_bytes)}"
     yield "requests of", f"up to {limits}, {route.concurrency} at once, linger {duration(route.linger)}"
-    yield "to", f"{route.sink}, id from {route.id or 'the moment of receipt'}"
+    yield "to", f"{_target(route)}, id from {shown(route.id) if route.id else 'the moment of receipt'}"
     target = route.dead_letter_queue
     yield "refused to", f"queue {target!r}" if target else f"exchange {route.dead_letter_exchange!r}"
 
@@ -109,16 +117,30 @@ def _completion(route: Route) -> str:
         f"idle {duration(route.idle)}" if route.idle else "",
         f"every {duration(route.interval)} by the clock" if route.interval else "",
         f"crontab {route.crontab} ({route.time_zone})" if route.crontab else "",
-        f"predicate {route.predicate}" if route.predicate else "",
-        f"the number in {route.sequence}" if route.sequence else "",
-        f"sentinel {route.sentinel}" if route.sentinel else "",
+        f"predicate {_named(route.predicate)}" if route.predicate else "",
+        f"the number in {shown(route.sequence)}" if route.sequence else "",
+        f"sentinel {_match(route.sentinel)}" if route.sentinel else "",
     ]
     return ", ".join(filter(None, conditions)) + ", whichever is first"
 
 
 def _aggregation(route: Route) -> str:
     rules = ", ".join(f"{name} {rule}" for name, rule in (route.merge or {}).items())
-    return f"one document: {route.aggregate}{f' ({rules})' if rules else ''}"
+    return f"one document: {_named(route.aggregate)}{f' ({rules})' if rules else ''}"
+
+
+def _named(function: str | Callable[..., object]) -> str:
+    return function if isinstance(function, str) else name_of(function)
+
+
+def _match(sentinel: str | tuple[Source, str]) -> str:
+    return sentinel if isinstance(sentinel, str) else f"{shown(sentinel[0])}={sentinel[1]}"
+
+
+def _target(route: Route) -> str:
+    if isinstance(route.sink, SecretUrl):
+        return str(route.sink)
+    return route.sink.where() if isinstance(route.sink, Sink) else f"function:{name_of(route.sink)}"
 
 
 def _worst(route: Route) -> Iterator[tuple[str, str]]:
@@ -153,9 +175,12 @@ def _process(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _warnings(route: Route) -> Iterator[str]:
+    if route.entity is not None:
+        yield from (f"queue: {note}" for note in notes(route.entity, route.workers))
     if route.id is None:
         yield "id: made at receipt: a crash between write and ack writes those documents twice"
-    query = parse_qs(urlsplit(route.sink.get_secret_value()).query)
+    url = route.sink.get_secret_value() if isinstance(route.sink, SecretUrl) else ""
+    query = parse_qs(urlsplit(url).query)
     versioned = any(key.startswith("version") for key in query)
     if "index" in query.get("op", ()) and not versioned and route.workers > 1:
         yield (

@@ -12,7 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from aggregator.errors import ConfigurationError, MessageRefusedError
-from aggregator.importing import load_function
+from aggregator.importing import check_function, load_function, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -251,11 +251,17 @@ def any_of(*conditions: Condition, closing: frozenset[Trigger] = CLOSING) -> Any
 
 
 def load_predicate(
-    reference: str, field: str = "predicate"
+    reference: str | Callable[[Sequence[Delivery], Delivery], bool], field: str = "predicate"
 ) -> Callable[[Sequence[Delivery], Delivery], bool]:
-    """Return the function that ``package.module:name`` names; raises ``ConfigurationError`` for ``field``."""
+    """Return the function that ``package.module:name`` names, or that is given itself.
+
+    Raises ``ConfigurationError`` for ``field``.
+    """
+    takes = "the group's deliveries and the new one"
+    if not isinstance(reference, str):
+        check_function(reference, name_of(reference), field=field, takes=takes, example=((), None))
+        return reference
     module, colon, name = reference.partition(":")
     if not (module and colon and name):
         raise ConfigurationError(field, f"{reference!r} names no function; package.module:name is needed")
-    takes = "the group's deliveries and the new one"
     return load_function(module, name, field=field, takes=takes, example=((), None))  # type: ignore[no-any-return]

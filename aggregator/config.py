@@ -21,6 +21,8 @@ from aggregator.options import MAX_PREFETCH, Connection, Options, ProcessOptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from aggregator.layers import Application
+
 AMQP_WORKERS = 5
 LEAST_PREFETCH = 10
 """A worker's prefetch is never derived smaller: small groups must not mean idle round trips."""
@@ -41,6 +43,8 @@ class Route(RouteOptions):
     prefetch: int
     request_items: int
     linger: float
+    entity: Any = None
+    """The queue as it is to be declared (a ``kombu.Queue``); None: it is taken as it stands."""
 
     @property
     def amqp(self) -> bool:
@@ -70,14 +74,18 @@ class Settings(ProcessOptions, RunOptions, Connection):
 
 
 def load(
-    argv: Sequence[str] | None = None, *, broker_fault: Callable[[str], str | None] | None = None
+    argv: Sequence[str] | None = None,
+    *,
+    broker_fault: Callable[[str], str | None] | None = None,
+    application: Application | None = None,
 ) -> Settings:
     """Return the settings from ``argv`` (default: the process's own), environment and file.
 
-    ``broker_fault`` is asked about each broker's URL and returns what is wrong with it, or None.
-    Raises ``ConfigurationErrors`` with all faults at once, ``SystemExit`` (0) after ``--help``.
+    ``application`` stands in the place of the file. ``broker_fault`` is asked about each broker's
+    URL and returns what is wrong with it, or None. Raises ``ConfigurationErrors`` with all faults
+    at once, ``SystemExit`` (0) after ``--help``.
     """
-    return resolve(read(sys.argv[1:] if argv is None else argv), broker_fault=broker_fault)
+    return resolve(read(sys.argv[1:] if argv is None else argv, application), broker_fault=broker_fault)
 
 
 def resolve(layers: Layers, *, broker_fault: Callable[[str], str | None] | None = None) -> Settings:
@@ -86,10 +94,13 @@ def resolve(layers: Layers, *, broker_fault: Callable[[str], str | None] | None 
     process = _checked(ProcessOptions, layers, None, faults)
     run = _checked(RunOptions, layers, None, faults)
     shared = _checked(Connection, layers, None, faults)
-    names = list(layers.routes) or [SINGLE_ROUTE]
+    names = list(layers.routes) or ([] if layers.application else [SINGLE_ROUTE])
     # the top of the file is judged as part of each route that it holds for
     checked = {name: _checked(RouteOptions, layers, name, faults) for name in names}
-    routes = {name: _complete(name, options) for name, options in checked.items() if options}
+    entities = layers.application.entities if layers.application else {}
+    routes = {
+        name: _complete(name, options, entities.get(name)) for name, options in checked.items() if options
+    }
     for name in names:
         faults += _route_faults(layers, name, routes.get(name), broker_fault)
     faults += rules.common_faults(routes, layers.label)
@@ -113,8 +124,10 @@ def _route_faults(
 
     # URLs are judged even where another value of the route is wrong: all faults at once
     urls = {"broker": DEFAULT_BROKER, "sink": DEFAULT_SINK, **layers.values(name, ("broker", "sink"))}
-    if all(isinstance(url, str) for url in urls.values()):
-        yield from rules.url_faults(urls["broker"], urls["sink"], label, broker_fault)
+    if isinstance(urls["broker"], str):
+        yield from rules.broker_faults(urls["broker"], label, broker_fault)
+    if isinstance(urls["sink"], str):
+        yield from rules.sink_faults(urls["sink"], label)
     if route:
         yield from rules.route_faults(route, label)
 
@@ -133,7 +146,7 @@ def _checked(
         return None
 
 
-def _complete(name: str, options: RouteOptions) -> Route:
+def _complete(name: str, options: RouteOptions, entity: Any = None) -> Route:
     """Fill in what depends on other settings. Already validated: not to be parsed a second time."""
     values: dict[str, Any] = dict(options)
     keyed = options.correlate is not None
@@ -145,4 +158,4 @@ def _complete(name: str, options: RouteOptions) -> Route:
     total = size * (options.concurrency + 2)
     prefetch = options.prefetch or min(max(ceil(total / workers), LEAST_PREFETCH), MAX_PREFETCH)
     values |= {"workers": workers, "prefetch": prefetch, "request_items": items, "linger": linger}
-    return Route.model_construct(name=name, **values)
+    return Route.model_construct(name=name, entity=entity, **values)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import structlog
 
 from aggregator import logs, sinks
+from aggregator.application import load_application
 from aggregator.assembly import make_pipeline
 from aggregator.check import check
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.config import Route, Settings, load
+from aggregator.correlation import shown
 from aggregator.errors import AggregatorError, ConfigurationError, ConfigurationErrors
 from aggregator.metrics import Metrics
 from aggregator.serving import MetricsServer
@@ -25,6 +27,7 @@ from consumers.supervisor import FAILED, Supervisor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aggregator.application import Aggregator
     from aggregator.pipeline import Pipeline
     from aggregator.ports import Refused
 
@@ -36,12 +39,15 @@ log = structlog.get_logger()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the service; return the exit code: 0 clean, 1 cannot go on, 2 misconfigured."""
     try:
-        settings = load(argv, broker_fault=broker_fault)
+        settings = load_settings(argv)
         if settings.check:
             check(settings).show()
             return 0
         logs.configure(settings.log_format, settings.log_level)
-        return run(settings)
+        if settings.app is not None:
+            # the same object that the settings came from: its functions may call on it
+            return load_application(settings.app, "app").serve(settings, report=settings.until_empty)
+        return Service(settings).run(report=settings.until_empty)
     except (ConfigurationError, ConfigurationErrors) as exc:
         print(exc, file=sys.stderr)  # noqa: T201
         return MISCONFIGURED
@@ -50,39 +56,77 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def run(settings: Settings) -> int:
-    """Build what the settings describe, and run it to its end."""
-    metrics = Metrics()
-    routes = [build_route(route, settings, metrics) for route in settings.routes.values()]
-    supervisor = Supervisor(
-        routes, grace=settings.grace, until_empty=settings.until_empty, clock=SYSTEM_CLOCK
-    )
-    with ExitStack() as stack:
-        if settings.metrics_port is not None:
-            server = MetricsServer(
-                settings.metrics_host,
-                settings.metrics_port,
-                metrics.registry,
-                supervisor.lifeless,
-                supervisor.faults,
-            )
-            stack.callback(server.stop)
-            server.start()
-            log.info("metrics", url=f"http://{settings.metrics_host}:{server.port}/metrics")
-        for note in check(settings).warnings:
-            log.warning("configuration", note=str(note))
-        for route in settings.routes.values():
-            log.info("ids", route=route.name, note=_ids(route))
-        code = supervisor.run()
-    if settings.until_empty:
-        totals = metrics.totals()
-        for running in routes:
-            settled = totals.get(running.pipeline.name, {})
+def load_settings(argv: Sequence[str] | None, application: Aggregator | None = None) -> Settings:
+    """Return the settings as :func:`aggregator.config.load` does, with the brokers' URLs looked at."""
+    return load(argv, broker_fault=broker_fault, application=application)
+
+
+class Service:
+    """What the settings describe, from its start to its end. Nothing connects before :meth:`run`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._metrics = Metrics()
+        self._routes = {
+            name: build_route(route, settings, self._metrics) for name, route in settings.routes.items()
+        }
+        self._supervisor = Supervisor(
+            list(self._routes.values()),
+            grace=settings.grace,
+            until_empty=settings.until_empty,
+            clock=SYSTEM_CLOCK,
+        )
+
+    def run(self, *, report: bool = False) -> int:
+        """Run until a signal, :meth:`stop`, or the queues are empty; return the exit code.
+
+        ``report``: print what became of the messages of each route, and where to look at them.
+        """
+        settings = self._settings
+        with ExitStack() as stack:
+            if settings.metrics_port is not None:
+                server = MetricsServer(
+                    settings.metrics_host,
+                    settings.metrics_port,
+                    self._metrics.registry,
+                    self._supervisor.lifeless,
+                    self._supervisor.faults,
+                )
+                stack.callback(server.stop)
+                server.start()
+                log.info("metrics", url=f"http://{settings.metrics_host}:{server.port}/metrics")
+            for note in check(settings).warnings:
+                log.warning("configuration", note=str(note))
+            for route in settings.routes.values():
+                log.info("ids", route=route.name, note=_ids(route))
+            code = self._supervisor.run()
+        if report:
+            self._report()
+        return code
+
+    def stop(self) -> None:
+        """Have :meth:`run` end cleanly; any thread may call, before it too."""
+        self._supervisor.stop()
+
+    def force(self, route: str | None = None, *keys: str | None) -> int:
+        """Complete groups now: of these keys, of a whole route, of all; return how many.
+
+        Raises ``LookupError`` for a route that is not there.
+        """
+        if route is None:
+            return sum(running.pipeline.force() for running in self._routes.values())
+        if route not in self._routes:
+            raise LookupError(f"no route {route!r}; there are {', '.join(self._routes)}")
+        return self._routes[route].pipeline.force(*keys)
+
+    def _report(self) -> None:
+        totals = self._metrics.totals()
+        for name in self._routes:
+            settled = totals.get(name, {})
             counts = ", ".join(f"{number} {verdict}" for verdict, number in settled.items() if number)
-            print(f"{running.pipeline.name}: {counts or 'no messages'}")  # noqa: T201
-        for running in routes:
+            print(f"{name}: {counts or 'no messages'}")  # noqa: T201
+        for running in self._routes.values():
             print(f"Look at them: {running.sink.where()}")  # noqa: T201
-    return code
 
 
 def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRoute:
@@ -93,7 +137,7 @@ def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRo
         ca=str(route.broker_ca) if route.broker_ca else None,
         server_hostname=route.server_hostname,
     )
-    sink = sinks.from_url(route.sink.get_secret_value())
+    sink = sinks.make_sink(route.sink, route.concurrency)
     route_metrics = metrics.route(route.name)
     pipeline: Pipeline
 
@@ -113,6 +157,7 @@ def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRo
         pipeline,
         broker=broker,
         queue=route.queue,
+        entity=route.entity,
         sink=sink,
         dead_letters=dead_letters,
         workers=route.workers,
@@ -125,7 +170,7 @@ def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRo
 
 def _ids(route: Route) -> str:
     made = "made at receipt: a crash or a lost connection between write and ack duplicates"
-    return f"{route.id}; where that is missing, {made}" if route.id else made
+    return f"{shown(route.id)}; where that is missing, {made}" if route.id else made
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 An expression is a name of AMQP's basic properties (``correlation_id``), ``routing_key``,
 ``exchange``, ``header:NAME``, ``property:NAME``, a JSON pointer into the body (``/user/id``,
 RFC 6901), ``constant:TEXT``, or ``function:package.module:name``, which is called with the delivery
-and returns a text, a number or None. It is compiled once, at the start.
+and returns a text, a number or None. It is compiled once, at the start. Code may give such a
+function itself in the place of its name.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from aggregator.errors import ConfigurationError, MessageRefusedError
-from aggregator.importing import load_function
+from aggregator.importing import check_function, load_function, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aggregator.delivery import Item
+    from aggregator.delivery import Delivery, Item
 
     Expression = Callable[[Item], str | None]
+    #: An expression before it is compiled.
+    Source = str | Callable[[Delivery], object]
 
 PROPERTIES = frozenset({
     "app_id",
@@ -43,13 +46,16 @@ HELP = (
 )
 
 
-def compile_expression(text: str, field: str = "correlate") -> Expression:
+def compile_expression(text: Source, field: str = "correlate") -> Expression:
     """Return the function that reads ``text`` from a message: a string, or None where it is absent.
 
     Numbers and booleans become their JSON text. The function raises ``MessageRefusedError`` where
     the body has to be JSON and is not (``bad-json``), or the value is a list or an object
     (``bad-value``). A text that is no expression raises ``ConfigurationError`` for ``field``.
     """
+    if not isinstance(text, str):
+        check_function(text, name_of(text), field=field, takes="one delivery", example=(None,))
+        return _calling(text, name_of(text))
     kind, colon, name = text.partition(":")
     if kind == "function" and colon:
         return _function(name, field)
@@ -64,12 +70,15 @@ def compile_expression(text: str, field: str = "correlate") -> Expression:
     raise ConfigurationError(field, f"{text!r} is no expression; {HELP} is needed")
 
 
-def compile_key(text: str, field: str = "correlate") -> Expression:
+def compile_key(text: Source | tuple[Source, ...], field: str = "correlate") -> Expression:
     """Return the function that reads a key: one expression, or several joined by ``' + '``.
 
-    A key of several is None where any of them is. Raises as :func:`compile_expression`.
+    A tuple holds the several as they are. A key of several is None where any of them is. Raises as
+    :func:`compile_expression`.
     """
-    reads = [compile_expression(part.strip(), field) for part in text.split(" + ")]
+    if isinstance(text, str):
+        text = tuple(part.strip() for part in text.split(" + "))
+    reads = [compile_expression(part, field) for part in (text if isinstance(text, tuple) else (text,))]
     if len(reads) == 1:
         return reads[0]
 
@@ -119,7 +128,10 @@ def _header(name: str) -> Expression:
 def _function(reference: str, field: str) -> Expression:
     module, _, name = reference.partition(":")
     function = load_function(module, name, field=field, takes="one delivery", example=(None,))
+    return _calling(function, reference)
 
+
+def _calling(function: Callable[[Any], object], reference: str) -> Expression:
     def read(item: Item) -> str | None:
         try:
             return _text(function(item), reference)
@@ -156,10 +168,24 @@ def _pointer(text: str) -> Expression:
     return read
 
 
-def compile_match(text: str, field: str = "sentinel") -> Callable[[Item], bool]:
-    """Return the test that ``EXPRESSION=VALUE`` stands for; raises as :func:`compile_expression`."""
-    expression, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigurationError(field, f"{text!r} names no value; EXPRESSION=VALUE is needed")
+def compile_match(text: str | tuple[Source, str], field: str = "sentinel") -> Callable[[Item], bool]:
+    """Return the test that ``EXPRESSION=VALUE`` stands for; raises as :func:`compile_expression`.
+
+    A tuple holds the two as they are.
+    """
+    expression: Source
+    if isinstance(text, tuple):
+        expression, value = text
+    else:
+        expression, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigurationError(field, f"{text!r} names no value; EXPRESSION=VALUE is needed")
     read = compile_expression(expression, field)
     return lambda item: read(item) == value
+
+
+def shown(source: Source | tuple[Source, ...]) -> str:
+    """Return an expression or a key as a setting would have it."""
+    if isinstance(source, tuple):
+        return " + ".join(map(shown, source))
+    return source if isinstance(source, str) else f"function:{name_of(source)}"

@@ -1,4 +1,4 @@
-"""The user's own functions, named in settings as ``package.module:name``: found, and looked at.
+"""The user's own functions, named as ``package.module:name`` or given themselves: found, and looked at.
 
 What cannot work is told at the start: a module that does not import, a name that is not there, what
 is no function, or one that does not take what it will be called with.
@@ -27,13 +27,22 @@ def load_function(module: str, name: str, *, field: str, takes: str, example: Se
     ``example`` holds arguments like those of a real call, which the signature is tried with; nothing
     is called. ``takes`` says in words what they are. Raises ``ConfigurationError`` for ``field``.
     """
-    found = _load(module, name, field)
+    found = load_object(module, name, field)
     check_function(found, f"{module}:{name}", field=field, takes=takes, example=example)
     return found
 
 
-def _load(module: str, name: str, field: str) -> Any:
-    """Import ``module`` as ``python -m`` would, the working folder first; return its attribute."""
+def name_of(function: Any) -> str:
+    """Return ``module:name`` for a function or whatever else can be called."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def load_object(module: str, name: str, field: str) -> Any:
+    """Import ``module`` as ``python -m`` would, the working folder first; return its attribute ``name``.
+
+    Raises ``ConfigurationError`` for ``field``.
+    """
     folder = str(Path.cwd())
     if not sys.flags.safe_path and not {"", folder} & set(sys.path):
         sys.path.insert(0, folder)

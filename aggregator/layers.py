@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic_settings import (
     BaseSettings,
@@ -45,6 +45,23 @@ class Everything(ProcessOptions, RouteOptions, RunOptions, BaseSettings):
     )
 
 
+class Application(Protocol):
+    """What may stand in the place of a file: the same values by the same names, given by code.
+
+    ``process`` is the file's top, ``tables`` its routes. ``entities``: queues to declare, by route.
+    ``environment``: whether variables are read at all.
+    """
+
+    @property
+    def environment(self) -> bool: ...  # noqa: D102 - told above
+    @property
+    def process(self) -> Mapping[str, Any]: ...  # noqa: D102
+    @property
+    def tables(self) -> Mapping[str, Mapping[str, Any]]: ...  # noqa: D102
+    @property
+    def entities(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """Values from one place; ``pattern`` turns an option's name into what the user wrote."""
@@ -71,6 +88,7 @@ class Layers:
     routes: Mapping[str, Layer]
     faults: list[ConfigurationError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    application: Application | None = None
 
     def above(self, route: str | None) -> tuple[Layer, ...]:
         """Return the layers that hold for ``route`` (None: for the process), the strongest first."""
@@ -94,8 +112,8 @@ class Layers:
         return self.routes[route].written(name) if route is not None and route in self.routes else name
 
 
-def read(argv: Sequence[str]) -> Layers:
-    """Read flags, environment and file. What is wrong with them stands in ``faults``.
+def read(argv: Sequence[str], application: Application | None = None) -> Layers:
+    """Read flags, environment, and file or application. What is wrong with them stands in ``faults``.
 
     Raises ``SystemExit`` (0) after ``--help``.
     """
@@ -103,19 +121,32 @@ def read(argv: Sequence[str]) -> Layers:
     given = parse_flags(Everything, argv, faults)
     notes: list[str] = []
     # an empty variable is what compose files and shells make of one that is not set
-    environment = _environment(faults)
-    faults += _unknown_variables(notes)
+    environment: dict[str, Any] = {}
+    if application is None or application.environment:
+        environment = _environment(faults)
+        faults += _unknown_variables(notes)
     flags, variables = Layer(given, "--{}"), Layer(environment, PREFIX + "{}")
+    data: dict[str, Any] = {}
     source = next((layer for layer in (flags, variables) if "config" in layer.values), None)
-    data = _read_file(source.values["config"], source.written("config"), faults) if source else {}
+    named = next((layer for layer in (flags, variables) if "app" in layer.values), None)
+    if application is None and named is not None:
+        application = _load_application(named.values["app"], named.written("app"), faults)
+    if source is not None and (application is not None or named is not None):
+        problem = "an application takes the place of a file; remove one of them"
+        faults.append(ConfigurationError(source.written("config"), problem))
+    elif source is not None:
+        data = _read_file(source.values["config"], source.written("config"), faults)
+    if application is not None:
+        data = {**application.process, "routes": application.tables}
     tables = data.pop("routes", {})
     faults += _unknown_keys(
         data, {*ProcessOptions.model_fields, *RouteOptions.model_fields, "check", "until_empty"}, ""
     )
     routes = dict(_routes(tables, faults))
-    layers = Layers(flags, variables, Layer(data, "{}"), routes, faults, notes)
-    if len(routes) > 1:
-        faults += _ambiguous(layers)
+    if application is not None and not tables:
+        faults.append(ConfigurationError("routes", "the application has none; app.route(…) makes one"))
+    layers = Layers(flags, variables, Layer(data, "{}"), routes, faults, notes, application)
+    faults += _ambiguous(layers)
     return layers
 
 
@@ -125,6 +156,16 @@ def _environment(faults: list[ConfigurationError]) -> dict[str, Any]:
     except SettingsError:  # only a table is parsed as early as that
         faults.append(ConfigurationError(f"{PREFIX}MERGE", 'JSON is needed, like {"total": "sum"}'))
         return {}
+
+
+def _load_application(reference: Any, label: str, faults: list[ConfigurationError]) -> Application | None:
+    from aggregator.application import load_application  # noqa: PLC0415 - it knows this module
+
+    try:
+        return load_application(str(reference), label)
+    except ConfigurationError as exc:
+        faults.append(exc)
+        return None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -182,10 +223,13 @@ def _routes(tables: Any, faults: list[ConfigurationError]) -> Iterator[tuple[str
 
 
 def _ambiguous(layers: Layers) -> Iterator[ConfigurationError]:
+    several = len(layers.routes) > 1
+    problem = f"there are {len(layers.routes)} routes, set it in each [routes.NAME]"
+    if layers.application is not None:
+        problem = "the application says it for each of its routes; remove it here"
     for layer in (layers.flags, layers.environment):
         for name in ("queue", "sink"):
-            if name in layer.values:
-                problem = f"there are {len(layers.routes)} routes, set it in each [routes.NAME]"
+            if name in layer.values and (several or (layers.application and name == "queue")):
                 yield ConfigurationError(layer.written(name), problem)
 
 

@@ -6,17 +6,29 @@ Defaults are written as a user would write them, and validated like any other va
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from aggregator import own
+from aggregator.aggregation import compile_aggregation
 from aggregator.completion import load_predicate
-from aggregator.correlation import compile_expression, compile_key
+from aggregator.correlation import compile_expression, compile_key, compile_match
 from aggregator.defaults import DEFAULT_BROKER, DEFAULT_QUEUE, DEFAULT_SINK
 from aggregator.errors import ConfigurationError
 from aggregator.masking import SecretUrl
 from aggregator.schedule import crontab
+from aggregator.sinks import make_sink
 from aggregator.units import Duration, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aggregator.aggregation import Function as AggregateFunction
+    from aggregator.correlation import Source
+    from aggregator.delivery import Delivery
+    from aggregator.sinks.base import Sink
+    from aggregator.sinks.function import WriteFunction
 
 MAX_PREFETCH = 65_535
 """Prefetch is 16 bits on the wire."""
@@ -131,18 +143,29 @@ def _file(path: Path) -> Path:
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, AfterValidator(_name)]
-Expression = Annotated[str, AfterValidator(_expression)]
-Key = Annotated[str, AfterValidator(_key)]
 Crontab = Annotated[str, AfterValidator(_crontab)]
 Zone = Annotated[str, AfterValidator(_zone)]
 Triggers = Annotated[str, AfterValidator(_triggers)]
-Function = Annotated[str, AfterValidator(_predicate)]
 Missing = Annotated[str, AfterValidator(_missing)]
-Sentinel = Annotated[str, AfterValidator(_sentinel)]
 Count = Annotated[int, BeforeValidator(_number)]
 Share = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 File = Annotated[Path, AfterValidator(_file)]
 Unset = BeforeValidator(_unset)
+if TYPE_CHECKING:
+    # what a text names, code may give itself
+    Expression = Source
+    Key = Source | tuple[Source, ...]
+    Function = str | Callable[[Sequence[Delivery], Delivery], bool]
+    Sentinel = str | tuple[Source, str]
+    Target = SecretUrl | Sink | WriteFunction
+    Form = str | AggregateFunction
+else:
+    Expression = Annotated[str, AfterValidator(_expression), own.allowed(compile_expression)]
+    Key = Annotated[str, AfterValidator(_key), own.allowed(compile_key)]
+    Function = Annotated[str, AfterValidator(_predicate), own.allowed(load_predicate)]
+    Sentinel = Annotated[str, AfterValidator(_sentinel), own.allowed(compile_match)]
+    Target = Annotated[SecretUrl, own.allowed(make_sink)]
+    Form = Annotated[Text, own.allowed(compile_aggregation)]
 #: none, off and 0 mean the same: the condition is not used
 OrOff = AfterValidator(lambda value: value or None)
 
@@ -283,7 +306,7 @@ class Grouping(Options):
 class Writing(Options):
     """Writing"""
 
-    aggregate: Text = option(
+    aggregate: Form = option(
         "documents",
         "what a complete group becomes: documents (one for each message), list or list:N (one of all, or of"
         " N), merge (by the rules of --merge), or function:MODULE:NAME",
@@ -296,8 +319,7 @@ class Writing(Options):
         "FIELD=RULE",
         unset="none",
     )
-
-    sink: SecretUrl = option(
+    sink: Target = option(
         DEFAULT_SINK,
         "where documents go: elasticsearch+http(s)://[user:password@]host[,host2]/index?..., sqlite:///FILE,"
         " jsonl:///FOLDER, function:MODULE:NAME",
@@ -359,6 +381,9 @@ class RunOptions(Options):
 
     config: Path | None = option(
         None, "a TOML file of settings; it may hold several routes", "FILE", unset="none"
+    )
+    app: Annotated[Text | None, Unset] = option(
+        None, "an application written in Python, in the place of such a file", "MODULE:NAME", unset="none"
     )
     check: bool = option(
         False, "show what these settings mean and what is wrong with them; connect to nothing"

@@ -7,7 +7,9 @@ from math import ceil, inf
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from aggregator import entities
 from aggregator.aggregation import compile_aggregation
+from aggregator.correlation import shown
 from aggregator.errors import ConfigurationError
 from aggregator.masking import masked
 from aggregator.options import MAX_NAME_BYTES, MAX_PREFETCH
@@ -104,13 +106,17 @@ def fillable_groups(route: Route) -> int | None:
     return (route.workers * route.prefetch - 1) // ((route.size or 1) - 1)
 
 
-def url_faults(
-    broker: str, sink: str, label: Callable[[str], str], broker_fault: Callable[[str], str | None] | None
+def broker_faults(
+    broker: str, label: Callable[[str], str], broker_fault: Callable[[str], str | None] | None
 ) -> Iterator[ConfigurationError]:
-    """Yield what is wrong with a route's two URLs; ``label`` gives a setting's name as the user wrote it."""
+    """Yield what is wrong with a broker's URL; ``label`` gives a setting's name as the user wrote it."""
     problem = broken_url(broker) or (broker_fault(broker) if broker_fault else None)
     if problem:
         yield ConfigurationError(label("broker"), problem)
+
+
+def sink_faults(sink: str, label: Callable[[str], str]) -> Iterator[ConfigurationError]:
+    """Yield what is wrong with a sink's URL; ``label`` as in :func:`broker_faults`."""
     try:
         from_url(sink)
     except ConfigurationError as exc:
@@ -120,6 +126,7 @@ def url_faults(
 def route_faults(route: Route, label: Callable[[str], str]) -> Iterator[ConfigurationError]:
     """Yield what in one route contradicts something else in it."""
     for field, problem in (
+        *_entity(route),
         *_encryption(route),
         *_names(route),
         *_window(route),
@@ -142,6 +149,13 @@ def common_faults(
                 f"route {other!r} takes from {route.queue!r} too, each would get a part; name another queue"
             )
             yield ConfigurationError(label(name, "queue"), problem)
+
+
+def _entity(route: Route) -> Iterator[tuple[str, str]]:
+    if route.entity is not None:
+        yield from entities.faults(
+            route.entity, delivery_limit=route.delivery_limit, ack_deadline=route.ack_deadline
+        )
 
 
 def _encryption(route: Route) -> Iterator[tuple[str, str]]:
@@ -235,8 +249,8 @@ def _aggregation(route: Route) -> Iterator[tuple[str, str]]:
         return
     if made is not None and route.id is not None and route.id == route.correlate:
         problem = (
-            f"{route.id} is the group's key, all members would have one id; name what tells one message"
-            " from another, or set none"
+            f"{shown(route.id)} is the group's key, all members would have one id;"
+            " name what tells one message from another, or set none"
         )
         yield "id", problem
 

@@ -68,4 +68,16 @@ class Broker:
 
 def is_not_found(exc: BaseException) -> bool:
     """Whether a broker says that there is no such queue: 404, which kombu's transports give as text."""
-    return str(getattr(exc, "reply_code", None) or getattr(exc, "code", "")) == "404"
+    return _code(exc) == "404"
+
+
+def is_contradiction(exc: BaseException) -> bool:
+    """Whether a broker says that a declaration can never be right.
+
+    406: it stands there declared otherwise, or an argument is none; 503: no such type of exchange.
+    """
+    return _code(exc) in {"406", "503"}
+
+
+def _code(exc: BaseException) -> str:
+    return str(getattr(exc, "reply_code", None) or getattr(exc, "code", ""))

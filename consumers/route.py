@@ -17,6 +17,8 @@ from consumers.inspector import Inspector
 from consumers.worker import Worker
 
 if TYPE_CHECKING:
+    from kombu.entity import Queue
+
     from aggregator.clock import Clock
     from aggregator.metrics import RouteMetrics
     from aggregator.pipeline import Pipeline
@@ -55,6 +57,7 @@ class RunningRoute:
         flushers: int,
         metrics: RouteMetrics,
         clock: Clock,
+        entity: Queue | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.queue = queue
@@ -73,6 +76,7 @@ class RunningRoute:
                 name=f"{pipeline.name}-{number}",
                 epochs=_EPOCHS,
                 metrics=metrics,
+                entity=entity,
                 clock=clock,
             )
             for number in range(1, workers + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from threading import Event
+from threading import Event, current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -29,7 +29,7 @@ CLEAN, FAILED = 0, 1
 
 
 class Supervisor:
-    """Owns the main thread. ``grace``: seconds for writing what is held once it is told to stop."""
+    """Owns the thread that runs it. ``grace``: seconds for writing what is held once it is told to stop."""
 
     def __init__(
         self, routes: Sequence[RunningRoute], *, grace: float, until_empty: bool, clock: Clock
@@ -50,9 +50,10 @@ class Supervisor:
 
     def run(self) -> int:
         """Run to the end; return the exit code."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-        signal.signal(signal.SIGUSR1, self._on_force)
+        if current_thread() is main_thread():  # signals come to no other
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._on_signal)
+            signal.signal(signal.SIGUSR1, self._on_force)
         while not (self._stop.is_set() or self._signal):
             for route in self._routes:
                 route.tend()

@@ -19,7 +19,8 @@ from kombu.mixins import ConsumerMixin
 
 from aggregator.backoff import Backoff
 from aggregator.clock import SYSTEM_CLOCK
-from consumers.connecting import is_not_found
+from aggregator.errors import UnrecoverableError
+from consumers.connecting import is_contradiction, is_not_found
 from consumers.delivery import AmqpDelivery, KombuDelivery, undecoded
 from consumers.link import ChannelLink
 
@@ -71,11 +72,13 @@ class Worker(ConsumerMixin):
         name: str,
         epochs: Iterator[int],
         metrics: RouteMetrics,
+        entity: Queue | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.connection = broker.connection()
         self.name = name
         self.queue = queue
+        self._entity = entity
         self.prefetch = prefetch
         self.stopping = Event()
         self.released = Event()
@@ -119,6 +122,8 @@ class Worker(ConsumerMixin):
             try:
                 for _ in self.consume(**kwargs):
                     pass
+            except UnrecoverableError as exc:
+                self._pipeline.stop(str(exc), lasting=True)
             except self._errors as exc:
                 self._note_loss(exc)
             except Exception:  # noqa: BLE001 - a fault of ours; logged, and the thread goes on
@@ -173,7 +178,10 @@ class Worker(ConsumerMixin):
             self._socket = getattr(self._established, "sock", None) if self._amqp else None
             try:
                 self._prepare_wait()
-                ensure_queue(connection, self.queue)
+                if self._entity is None:
+                    ensure_queue(connection, self.queue)
+                else:
+                    declare_queue(connection, self._entity)
                 yield connection
             except BaseException:
                 # a frozen broker answers no good-bye: let go without one
@@ -202,7 +210,9 @@ class Worker(ConsumerMixin):
             channel.Message = undecoded(channel.Message)
         self._link = link
         self._pipeline.link_opened(link, self.prefetch)
-        queue = Queue(self.queue, no_declare=True)
+        # x-priority and its like
+        arguments = getattr(self._entity, "consumer_arguments", None)
+        queue = Queue(self.queue, no_declare=True, consumer_arguments=arguments)
         return [
             Consumer(
                 queues=[queue],
@@ -360,6 +370,29 @@ def ensure_queue(connection: Any, name: str) -> None:
             raise
         _declare(connection, name, passive=False)
         log.info("queue_declared", queue=name)
+
+
+def declare_queue(connection: Any, queue: Queue) -> None:
+    """Declare the queue as it is, with its exchange and bindings; nothing where it says ``no_declare``.
+
+    Raises ``UnrecoverableError`` where something of the name stands there declared otherwise, or the
+    broker takes no such declaration: trying again would not help.
+    """
+    channel = connection.channel()
+    try:
+        queue.bind(channel).declare()
+    except (*connection.channel_errors, *connection.connection_errors) as exc:
+        if not is_contradiction(exc):
+            raise
+        # the broker's words name the queue or exchange, the argument, and both values
+        problem = (
+            f"queue {queue.name!r} cannot be declared as it is written: {exc};"
+            f" write it as it stands there, or give its name alone to take it as it is"
+        )
+        raise UnrecoverableError(problem) from exc
+    finally:
+        with suppress(*connection.channel_errors, *connection.connection_errors):
+            channel.close()
 
 
 def _declare(connection: Any, name: str, *, passive: bool) -> None:

@@ -1,7 +1,8 @@
 """Where items are written. A sink is named by a URL; its scheme chooses the module.
 
-Each module has a function ``from_url(url: urllib.parse.SplitResult) -> Sink`` that checks the
-settings, imports its service's client, and connects to nothing.
+Code may give a sink itself, or a function. Each module has a function
+``from_url(url: urllib.parse.SplitResult) -> Sink`` that checks the settings, imports its service's
+client, and connects to nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 from aggregator.errors import ConfigurationError
+from aggregator.importing import name_of
+from aggregator.masking import SecretUrl
+from aggregator.sinks.base import Sink
 
 if TYPE_CHECKING:
-    from aggregator.sinks.base import Sink
+    from aggregator.sinks.function import WriteFunction
 
 SCHEMES = {
     "elasticsearch+http": "elasticsearch",
@@ -34,3 +38,18 @@ def from_url(url: str) -> Sink:
         return cast("Sink", module.from_url(urlsplit(url)))
     except ValueError as exc:  # urlsplit's own words: an invalid port or IPv6 host
         raise ConfigurationError("sink", str(exc)) from None
+
+
+def make_sink(setting: SecretUrl | Sink | WriteFunction, concurrency: int = 1) -> Sink:
+    """Return the sink that a route's setting stands for; ``concurrency`` holds for an own function.
+
+    Raises ``ConfigurationError`` for the field ``sink``.
+    """
+    if isinstance(setting, SecretUrl):
+        return from_url(setting.get_secret_value())
+    if isinstance(setting, Sink) and not isinstance(setting, type):
+        return setting
+    # as each sink, once it is asked for
+    from aggregator.sinks.function import MOST_THREADS, FunctionSink  # noqa: PLC0415
+
+    return FunctionSink(setting, name=name_of(setting), concurrency=min(concurrency, MOST_THREADS))

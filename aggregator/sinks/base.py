@@ -57,6 +57,7 @@ class Limits:
     concurrency: int = 4
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Where items are written, in bulk.
 

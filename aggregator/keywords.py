@@ -1,0 +1,73 @@
+"""The options that the Python API takes as keywords, with the types that code gives them.
+
+Names, defaults and meaning are those of docs/configuration.md; a test compares them. What says when
+a group is complete is said by ``complete``. ``None`` is the file's ``"none"``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import timedelta
+    from pathlib import Path
+
+    from aggregator.aggregation import Function as AggregateFunction
+    from aggregator.correlation import Source
+    from aggregator.keys import Key
+
+    Seconds = float | str | timedelta
+    """Seconds, ``"500ms"``, ``"1h30m"``, or a ``timedelta``."""
+    Bytes = int | str
+    """Bytes, ``"10MB"``, ``"512KiB"``."""
+
+
+class RouteKeywords(TypedDict, total=False):
+    """What can be told one route, or all of them by the application."""
+
+    broker_ca: str | Path | None
+    server_hostname: str | None
+    workers: int | None
+    prefetch: int | None
+    max_held: Bytes
+    max_message: Bytes
+    ack_deadline: Seconds
+    delivery_limit: int
+    dead_letter: str | None
+    on_refused: Literal["dead-letter", "stop"]
+    closed_keys: int
+    closed_for: Seconds | None
+    late: Literal["new", "alone", "dead-letter"]
+    keyed_at_shutdown: Literal["give-back", "write"]
+    max_groups: int | None
+    on_missing_key: str
+    id: Key | Source | None
+    aggregate: str | AggregateFunction
+    merge: Mapping[str, str] | None
+    trust_json: bool
+    concurrency: int
+    request_items: int | None
+    request_bytes: Bytes
+    linger: Seconds | None
+    retry_first: Seconds
+    retry_max: Seconds
+    breaker_share: float
+    breaker_window: int
+
+
+class OwnRouteKeywords(RouteKeywords, total=False):
+    """What can be told one route alone."""
+
+    broker: str
+
+
+class ProcessKeywords(RouteKeywords, total=False):
+    """What can be told the process."""
+
+    grace: Seconds
+    heartbeat: Seconds
+    metrics_port: int | None
+    metrics_host: str
+    log_format: Literal["auto", "console", "json", "logfmt"]
+    log_level: Literal["debug", "info", "warning", "error"]
