@@ -48,6 +48,8 @@ lint: $(VENV)/.linted ## Check style, format and types.
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy -p tests.servers
+	$(VENV)/bin/mypy tests/typing
+	$(VENV)/bin/basedpyright
 
 .PHONY: servers
 servers: ## Install the servers that the tests use: says what, and leaves alone what is there.
