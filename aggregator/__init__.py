@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         routing_key,
     )
     from aggregator.sinks.base import Sink
+    from aggregator.sinks.function import BulkRequest
 
 _HOMES = {
     "aggregator.application": ("Aggregator",),
@@ -54,11 +55,13 @@ _HOMES = {
         "Key", "constant", "exchange", "function", "header", "pointer", "property_", "routing_key",
     ),
     "aggregator.sinks.base": ("Sink",),
+    "aggregator.sinks.function": ("BulkRequest",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Aggregator",
+    "BulkRequest",
     "Completion",
     "ConfigurationError",
     "ConfigurationErrors",

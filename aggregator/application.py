@@ -19,7 +19,6 @@ import structlog
 from aggregator import logs
 from aggregator.config import load
 from aggregator.errors import ConfigurationError
-from aggregator.importing import load_object
 from aggregator.keys import Key
 from aggregator.options import ProcessOptions, RouteOptions
 from aggregator.sinks.function import WriteFunction
@@ -199,19 +198,6 @@ class Aggregator:
             return 0
         texts = [orjson.dumps(key).decode() if isinstance(key, tuple) else key for key in keys]
         return service.force(route, *texts)
-
-
-def load_application(reference: str, field: str) -> Aggregator:
-    """Return the application that ``package.module:name`` names; ``app`` is the default of the name.
-
-    Raises ``ConfigurationError`` for ``field``.
-    """
-    module, _, name = reference.partition(":")
-    found = load_object(module, name or "app", field)
-    if not isinstance(found, Aggregator):
-        kind = type(found).__qualname__
-        raise ConfigurationError(field, f"{reference} is a {kind}; an aggregator.Aggregator is needed")
-    return found
 
 
 def _written(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from aggregator import logs, sinks
-from aggregator.application import load_application
 from aggregator.assembly import make_pipeline
 from aggregator.check import check
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.config import Route, Settings, load
 from aggregator.correlation import shown
 from aggregator.errors import AggregatorError, ConfigurationError, ConfigurationErrors
+from aggregator.layers import load_application
 from aggregator.metrics import Metrics
 from aggregator.serving import MetricsServer
 from consumers.brokers import broker_fault

@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic_settings import (
     BaseSettings,
@@ -22,11 +22,14 @@ from pydantic_settings import (
 
 from aggregator.commandline import parse_flags
 from aggregator.errors import ConfigurationError
+from aggregator.importing import load_object
 from aggregator.options import ProcessOptions, RouteOptions, RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from aggregator.config import Settings
 
 PREFIX = "AGGREGATOR_"
 SINGLE_ROUTE = "default"
@@ -45,21 +48,28 @@ class Everything(ProcessOptions, RouteOptions, RunOptions, BaseSettings):
     )
 
 
+@runtime_checkable
 class Application(Protocol):
-    """What may stand in the place of a file: the same values by the same names, given by code.
-
-    ``process`` is the file's top, ``tables`` its routes. ``entities``: queues to declare, by route.
-    ``environment``: whether variables are read at all.
-    """
+    """What may stand in the place of a file: the same values by the same names, given by code."""
 
     @property
-    def environment(self) -> bool: ...  # noqa: D102 - told above
+    def environment(self) -> bool:
+        """Whether variables are read at all."""
+
     @property
-    def process(self) -> Mapping[str, Any]: ...  # noqa: D102
+    def process(self) -> Mapping[str, Any]:
+        """The file's top: what holds for the process, or for all routes."""
+
     @property
-    def tables(self) -> Mapping[str, Mapping[str, Any]]: ...  # noqa: D102
+    def tables(self) -> Mapping[str, Mapping[str, Any]]:
+        """The file's routes, by name."""
+
     @property
-    def entities(self) -> Mapping[str, Any]: ...  # noqa: D102
+    def entities(self) -> Mapping[str, Any]:
+        """Queues that are to be declared, by route."""
+
+    def serve(self, settings: Settings, *, report: bool = False) -> int:
+        """Run what its settings have become; ``report`` prints the totals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +140,10 @@ def read(argv: Sequence[str], application: Application | None = None) -> Layers:
     source = next((layer for layer in (flags, variables) if "config" in layer.values), None)
     named = next((layer for layer in (flags, variables) if "app" in layer.values), None)
     if application is None and named is not None:
-        application = _load_application(named.values["app"], named.written("app"), faults)
+        try:
+            application = load_application(str(named.values["app"]), named.written("app"))
+        except ConfigurationError as exc:
+            faults.append(exc)
     if source is not None and (application is not None or named is not None):
         problem = "an application takes the place of a file; remove one of them"
         faults.append(ConfigurationError(source.written("config"), problem))
@@ -158,14 +171,17 @@ def _environment(faults: list[ConfigurationError]) -> dict[str, Any]:
         return {}
 
 
-def _load_application(reference: Any, label: str, faults: list[ConfigurationError]) -> Application | None:
-    from aggregator.application import load_application  # noqa: PLC0415 - it knows this module
+def load_application(reference: str, field: str) -> Application:
+    """Return the application that ``package.module:name`` names; ``app`` is the default of the name.
 
-    try:
-        return load_application(str(reference), label)
-    except ConfigurationError as exc:
-        faults.append(exc)
-        return None
+    Raises ``ConfigurationError`` for ``field``.
+    """
+    module, _, name = reference.partition(":")
+    found = load_object(module, name or "app", field)
+    if not isinstance(found, Application):
+        kind = type(found).__qualname__
+        raise ConfigurationError(field, f"{reference} is a {kind}; an aggregator.Aggregator is needed")
+    return found
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

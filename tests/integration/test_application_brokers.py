@@ -80,7 +80,6 @@ def test_a_queue_is_declared_with_its_exchange_and_bindings(rabbitmq, queue, sho
         queue,
         bindings=[binding(shop, routing_key="order.#"), binding(shop, routing_key="refund")],
         queue_arguments={"x-queue-type": "quorum"},
-        consumer_arguments={"x-priority": 3},
     )
     app, written = made(rabbitmq, entity)
     assert app.run(until_empty=True) == 0
@@ -93,9 +92,12 @@ def test_a_queue_is_declared_with_its_exchange_and_bindings(rabbitmq, queue, sho
 
 
 def test_a_queue_with_priorities(rabbitmq, queue, shop):
-    app, written = made(rabbitmq, Queue(queue, shop, routing_key="#", max_priority=5))
+    entity = Queue(queue, shop, routing_key="#", max_priority=5, consumer_arguments={"x-priority": 3})
+    app, written = made(rabbitmq, entity)
     with running(app):
         wait_for_consumers(rabbitmq, queue)
+        listed = rabbitmq.ctl("list_consumers", "queue_name", "arguments").splitlines()
+        assert sum(queue in line and "x-priority" in line for line in listed) == 2
         publish(rabbitmq, shop.name, "x", range(8))
         written.wait(8)
     assert written.numbers == Counter(range(8))

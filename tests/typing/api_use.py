@@ -15,6 +15,7 @@ from kombu.entity import Exchange, Queue
 
 from aggregator import (
     Aggregator,
+    BulkRequest,
     Completion,
     Delivery,
     Key,
@@ -107,19 +108,21 @@ app.route("stored", sink=store)
 
 
 @app.batch("clicks", complete=size(1000) | age(2), concurrency=4, broker="redis://localhost")
-def save(batch: Sequence[Item]) -> None:
+def save(batch: BulkRequest) -> None:
     for item in batch:
         assert_type(item.id, str)
         assert_type(item.document, bytes)
+        batch.refuse(item, "no-such-account")
 
 
 @app.batch(Queue("views"))
-def judge(batch: Sequence[Item]) -> list[Verdict]:
-    return [WRITTEN for _ in batch]
+def remember(batch: BulkRequest, seen: int = 0) -> None: ...
 
 
-assert_type(save([]), None)
-assert_type(judge([]), list[Verdict])  # decorated, they stay what they are
+def again(batch: BulkRequest) -> None:
+    remember(batch, seen=1)  # decorated, it stays what it is
+
+
 assert_type(app.settings(), Settings)
 assert_type(app.routes, Mapping[str, Route])
 assert_type(app.run(until_empty=True), int)
@@ -145,4 +148,8 @@ app.route("q", correlate=tenth)  # type: ignore[arg-type]  # pyright: ignore[rep
 
 
 @app.batch("q")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportUntypedFunctionDecorator]
-def of_two(batch: Sequence[Item], more: int) -> None: ...
+def of_two(batch: BulkRequest, more: int) -> None: ...
+
+
+@app.batch("q")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportUntypedFunctionDecorator]
+async def later(batch: BulkRequest) -> None: ...

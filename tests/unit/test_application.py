@@ -265,7 +265,7 @@ def test_functions_are_given_themselves():
             "predicate: builtins:len must take the group's deliveries and the new",
         ),
         ({"complete": sentinel(parity)}, "sentinel: test_application:parity must take one delivery"),
-        ({"sink": parity}, "sink: test_application:parity must take one list of items"),
+        ({"sink": parity}, "sink: test_application:parity must take one request"),
         ({"sink": dict}, "sink: builtins:dict is a class; a function of one argument is needed"),
         ({"sink": 5}, "sink: a text is needed"),
         ({"aggregate": len}, "aggregate: builtins:len must take a key and a list of documents"),
@@ -488,6 +488,18 @@ def test_a_run_declares_the_queue_with_its_exchange_and_bindings():
     publish("orders", [3, 4], "news", "whatever")
     assert app.run(until_empty=True) == 0
     assert sorted(seen) == [1, 2, 3, 4]
+
+
+def test_a_queue_that_declares_nothing_is_taken_as_it_stands():
+    publish("orders", [1])
+    seen = []
+    app = Aggregator("sqlite-queue:///q.db", log_level="error")
+    app.batch(Queue("orders", durable=False, max_priority=3, no_declare=True))(
+        lambda batch: seen.extend(batch)
+    )
+    assert "not at all: it has to be there" in str(check(app.settings()))
+    assert app.run(until_empty=True) == 0
+    assert len(seen) == 1
 
 
 def test_a_queue_that_stands_there_declared_otherwise_ends_the_run(capsys):

@@ -20,6 +20,13 @@ DIRECTION = """
     aggregation intake
     making flush
     pipeline
+    own keys conditions entities
+    options
+    commandline
+    layers rules
+    config
+    assembly check
+    application
 """
 RANK = {
     f"aggregator.{name}": rank for rank, line in enumerate(DIRECTION.split("\n")) for name in line.split()

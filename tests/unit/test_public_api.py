@@ -42,7 +42,7 @@ Aggregator.__init__(self, broker: str | None = None, *, environment: bool = True
 **options: Unpack[ProcessKeywords]) -> None
 Aggregator.route(self, queue: Queue | str, *, name: str | None = None, \
 correlate: Key | Source | None = None, \
-complete: Completion | None = None, sink: str | Sink | Function | None = None, \
+complete: Completion | None = None, sink: str | Sink | WriteFunction | None = None, \
 **options: Unpack[OwnRouteKeywords]) -> None
 Aggregator.batch(self, queue: Queue | str, *, name: str | None = None, \
 correlate: Key | Source | None = None, \
@@ -57,7 +57,7 @@ Aggregator.force(self, route: str | None = None, *keys: str | tuple[str, ...] | 
 """
 VALUES = {"routing_key": "Key", "exchange": "Key"}
 CLASSES = {
-    "Aggregator", "Completion", "ConfigurationError", "ConfigurationErrors", "Delivery", "Key",
+    "Aggregator", "BulkRequest", "Completion", "ConfigurationError", "ConfigurationErrors", "Delivery", "Key",
     "MessageRefusedError", "Route", "Settings", "Sink",
 }  # fmt: skip
 #: Said by the values of ``complete``, or by arguments of their own.
