@@ -36,6 +36,7 @@ from aggregator import (
     sequence,
     size,
 )
+from aggregator.assembly import make_intake
 from aggregator.check import check
 from aggregator.config import load
 from aggregator.consume import build_route, main
@@ -254,6 +255,17 @@ def test_functions_are_given_themselves():
     assert "function:builtins:print" in shown
     for worker in built.workers:
         worker.close()
+
+
+def test_a_name_that_a_text_would_cut_stays_whole():
+    app = Aggregator()
+    app.route("q", correlate=header("a + b"), complete=sentinel(header("x=y"), "z"))
+    intake = make_intake(app.routes["q"])
+    assert intake.key(MemoryDelivery(b"", headers={"a + b": "k"})) == "k"
+    assert intake.is_sentinel(MemoryDelivery(b"", headers={"x=y": "z"}))
+    shown = str(check(app.settings()))
+    assert "header:a + b" in shown
+    assert "sentinel header:x=y=z" in shown
 
 
 @pytest.mark.parametrize(
@@ -475,6 +487,11 @@ def publish(queue, numbers, exchange="", routing_key=""):
             channel.basic_publish(message, exchange, routing_key or queue)
 
 
+def queue_length(queue):
+    with Connection("sqlite-queue:///q.db") as connection, connection.channel() as channel:
+        return channel.queue_declare(queue, passive=True).message_count
+
+
 def test_a_run_declares_the_queue_with_its_exchange_and_bindings():
     seen = []
     app = Aggregator("sqlite-queue:///q.db", log_level="error")
@@ -494,9 +511,7 @@ def test_a_queue_that_declares_nothing_is_taken_as_it_stands():
     publish("orders", [1])
     seen = []
     app = Aggregator("sqlite-queue:///q.db", log_level="error")
-    app.batch(Queue("orders", durable=False, max_priority=3, no_declare=True))(
-        lambda batch: seen.extend(batch)
-    )
+    app.batch(Queue("orders", durable=False, max_priority=3, no_declare=True))(seen.extend)
     assert "not at all: it has to be there" in str(check(app.settings()))
     assert app.run(until_empty=True) == 0
     assert len(seen) == 1
@@ -581,6 +596,9 @@ def test_a_stop_that_comes_too_early_is_kept():
     app.route("q", sink=print)
     app.stop()
     assert app.run() == 0
+    publish("q", [1])
+    assert app.run(until_empty=True) == 0, "and is over then"
+    assert queue_length("q") == 0
 
 
 def test_signals_end_a_run_on_the_main_thread_and_are_given_back():
