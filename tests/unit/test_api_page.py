@@ -57,7 +57,7 @@ def run(name, *flags):
 
 
 def test_all_programs_are_here():
-    assert list(PROGRAMS) == ["clicks.py", "shop.py", "baskets.py", "embedded.py"]
+    assert list(PROGRAMS) == ["clicks.py", "shop.py", "baskets.py", "test_baskets.py", "embedded.py"]
 
 
 def test_clicks(capsys):
@@ -92,6 +92,10 @@ def test_baskets(capsys):
     publish("baskets", *({"shopper": "eve", "price": price} for price in (60, 50)))
     assert run("baskets") == 0
     assert "{'shopper': 'eve', 'total': 110}\n" in capsys.readouterr().out
+
+
+def test_the_test_of_baskets(folder):
+    runpy.run_path(str(folder / "test_baskets.py"))["test_a_full_basket_is_billed"]()
 
 
 def test_embedded(folder):
