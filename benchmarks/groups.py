@@ -19,8 +19,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import requests
 
@@ -158,7 +161,7 @@ def consume(rabbit, queue: str, sink: str, folder: str, args: argparse.Namespace
             cpu += usage.ru_utime + usage.ru_stime
             if process.returncode >= 0:
                 break
-    lines_ = [json.loads(line) for line in log.read_text().splitlines() if '"event": "batch"' in line]
+    told = list(reports(log))
     return {
         "exit": process.returncode,
         "kills": kills,
@@ -166,11 +169,19 @@ def consume(rabbit, queue: str, sink: str, folder: str, args: argparse.Namespace
         "seconds": round(time.monotonic() - started, 1),
         "cpu_s_per_100k": round(cpu / (args.groups * args.members) * 100_000, 2),
         "peak_mb": round(memory / 1024),
-        "triggers": dict(Counter(line["trigger"] for line in lines_)),
+        "triggers": dict(Counter(line["trigger"] for line in told)),
         "remnants_recognised": sum(
-            not line["complete"] and line.get("duplicate", 0) == line["messages"] > 0 for line in lines_
+            not line["complete"] and line.get("duplicate", 0) == line["messages"] > 0 for line in told
         ),
     }
+
+
+def reports(log: Path) -> Iterator[dict[str, Any]]:
+    """Yield what each batch told; a process that was killed may have left half a line."""
+    for line in log.read_text().splitlines():
+        if '"event": "batch"' in line:
+            with suppress(json.JSONDecodeError):
+                yield json.loads(line)
 
 
 def batches(log: Path) -> int:
