@@ -19,16 +19,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 
 from benchmarks.main_job import peak_kb
 from tests.servers import Fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def main() -> None:
