@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--no-counts", action="store_true")
     parser.add_argument("--connections", type=int, default=1, help="of the publisher")
     parser.add_argument("--grace", default="1s")
-    parser.add_argument("--idle", default="5s", help="when what will never be complete goes")
+    parser.add_argument("--idle", default="30s", help="when what will never be complete goes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--brokers", nargs="+", default=["rabbitmq4"])
     parser.add_argument("--queues", nargs="+", default=["quorum"])
