@@ -81,6 +81,13 @@ class Batch:
     repeats: int = 0
     fates: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def named_by(self) -> Delivery | None:
+        """The sentinel that may name a document of the whole group: it counts, and has a given id."""
+        if self.expected is None or self.part > 1:
+            return None
+        return next((sentinel for sentinel in self.controls if sentinel.fingerprint), None)
+
 
 class Dropped(NamedTuple):
     """What a lost link takes away: its deliveries, and ``(old, heir)`` where another copy goes on."""
@@ -217,9 +224,12 @@ class Buffer:
         return len(groups)
 
     def relieve(self, deliveries: int, size: int, now: float) -> None:
-        """Complete the oldest groups until this many deliveries and bytes are freed."""
+        """Complete the oldest groups until this many deliveries and bytes are freed.
+
+        Those that look like what a crash has left of a group go first: they wait in vain.
+        """
         keep, keep_bytes = self.held - deliveries, self.bytes - size
-        for group in list(self._groups.values()):
+        for group in sorted(self._groups.values(), key=_waits_for_more):
             if self.held <= keep and self.bytes <= keep_bytes:
                 return
             self._complete(group, Trigger.PRESSURE, now)
@@ -371,6 +381,11 @@ class Buffer:
             # an age of an hour would keep the timer of every group of that hour
             self._timers[:] = [(at, n, g) for at, n, g in self._timers if g.open and at == g.timer]
             heapify(self._timers)
+
+
+def _waits_for_more(group: Group) -> bool:
+    """Whether more may come: not where the sentinel and all that is there were handed out before."""
+    return not group.controls or group.expected is None or not all(d.redelivered for d in group.deliveries)
 
 
 def _size(deliveries: Iterable[Delivery]) -> int:

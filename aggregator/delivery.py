@@ -14,7 +14,7 @@ import orjson
 from aggregator.errors import MessageRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from aggregator.buffer import Batch
 
@@ -40,13 +40,6 @@ class Link(Protocol):
 
     def settle(self, deliveries: Sequence[Delivery], how: Settlement) -> None:
         """Ask the link's owner to settle. Any thread may call; never blocks; a dead link ignores it."""
-        ...
-
-    def after(self, done: Callable[[], None]) -> None:
-        """Call ``done`` when the broker has taken all that was asked for before, or never will.
-
-        Any thread may call; so may any thread be the one that calls ``done``, at once too.
-        """
         ...
 
     def wake(self) -> None:

@@ -116,10 +116,8 @@ class Maker:
 
     def _counted_id(self, batch: Batch) -> str | None:
         """Return the id of a group's one document, where a counted sentinel with a given id names it."""
-        sentinel = batch.controls[0] if batch.controls else None
-        if sentinel is None or not sentinel.fingerprint or batch.expected is None or batch.part > 1:
-            return None
-        return counted_id(self._route, batch.key, sentinel)
+        sentinel = batch.named_by
+        return counted_id(self._route, batch.key, sentinel) if sentinel else None
 
     def _written(self, unmade: Sequence[Item]) -> set[Item]:
         """Return those that are but what a crash has left of a group: its document is in the store.

@@ -208,7 +208,7 @@ class Pipeline:
                 or self._outbox.pending
                 or self._dead_letters.pending
                 or self._hands
-                or self._settler.fenced
+                or self._settler.lingering
             )
 
     @property
@@ -219,7 +219,7 @@ class Pipeline:
         """
         with self._changed:
             under_way = (
-                self._outbox.pending or self._dead_letters.pending or self._hands or self._settler.fenced
+                self._outbox.pending or self._dead_letters.pending or self._hands or self._settler.lingering
             )
             timed = self._intake.key is not None and self._buffer.next_deadline < inf
             return bool(under_way or (timed and self._buffer.held))
@@ -410,9 +410,10 @@ class Pipeline:
 
     def _wake_at(self, now: float) -> float:
         """Return when there is something to do though nothing else happens; ``inf`` for never."""
+        sentinels = self._settler.wake_at
         if not self.consuming:
-            return self._probe_due()
-        due = min(self._outbox.wake_at(), self._buffer.next_deadline, self._relief_at())
+            return min(self._probe_due(), sentinels)
+        due = min(self._outbox.wake_at(), self._buffer.next_deadline, self._relief_at(), sentinels)
         if self._dead_letters.pending:
             due = min(due, now + self._standing.patience)  # to see whether they get through
         return due
@@ -424,7 +425,9 @@ class Pipeline:
 
     def _pick(self, now: float) -> Job | None:
         job: Job | None = None
-        if self.state is RouteState.WAITING:
+        if self._settler.wake_at <= now:
+            job = partial(self._ack_sentinels, self._settler.release(now))
+        elif self.state is RouteState.WAITING:
             if now >= self._probe_due():
                 job = self._probe
         elif self.state is not RouteState.STOPPED:
@@ -447,6 +450,10 @@ class Pipeline:
         finally:
             with self._changed:
                 self._hands -= 1
+
+    def _ack_sentinels(self, groups: list[list[Delivery]]) -> None:
+        for controls in groups:
+            self._settler.acknowledge(controls, "control")
 
     def _send(self, request: Request, lost: int) -> None:
         failure = self._flush.send(request)

@@ -6,8 +6,7 @@ outside of it.
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import count
+from collections import Counter, deque
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,9 @@ if TYPE_CHECKING:
     from aggregator.outbox import Request
     from aggregator.ports import DeadLetterPort
 
+#: Seconds from the acks of a group's members to that of the sentinel that names its document. A broker
+#: under load carries acks out late, and those of one connection after those of another.
+SENTINEL_SECONDS = 5.0
 #: The word on items that nobody can ack: their links are lost.
 _GIVEN_BACK = Verdict(Fate.BLOCKED)
 #: Of the words on the documents of one group the worst decides over its deliveries.
@@ -71,8 +73,8 @@ class Settler:
         self._log = log
         self._stop = stop
         self.history = history
-        #: sentinels, by batch, that wait for the acks of their members to be sent
-        self.fenced: dict[Batch, list[Delivery]] = {}
+        #: sentinels that are acked later, and when: in the order of their time
+        self.lingering: deque[tuple[float, list[Delivery]]] = deque()
 
     def conclude(self, outcome: Outcome, request: Request, source: str) -> None:
         """Settle what is final: ack what was written, dead-letter what was refused."""
@@ -227,29 +229,30 @@ class Settler:
             self._after_members(batch, controls)
 
     def _after_members(self, batch: Batch, controls: list[Delivery]) -> None:
-        """Ack sentinels once the acks of their members are sent.
+        """Ack sentinels; those that name a document, so long after their members that these are surely gone.
 
-        A process that is killed in between leaves some members to be handed out again: the sentinel has
-        to be among them, for it alone tells that they were a part of a whole.
+        A process that is killed leaves members to be handed out again whose acks were on their way, or
+        read by the broker and not carried out yet. Their sentinel has to be among them: it alone tells
+        that they were a part of a whole.
         """
-        named = self._aggregated and batch.expected is not None and any(d.fingerprint for d in controls)
-        links = {delivery.link for delivery in with_followers(batch.deliveries)} if named else set()
-        if links <= {delivery.link for delivery in controls}:
-            self.acknowledge(controls, "control")  # behind them on the same link
-            return
-        left = count(len(links) - 1, -1)
-        with self._changed:
-            self.fenced[batch] = controls
-
-        def sent() -> None:
-            if next(left):
-                return
+        if not (self._aggregated and batch.deliveries and batch.named_by):
             self.acknowledge(controls, "control")
-            with self._changed:
-                del self.fenced[batch]
+            return
+        with self._changed:
+            self.lingering.append((self._clock.monotonic() + SENTINEL_SECONDS, controls))
+            self._changed.notify()
 
-        for link in links:
-            link.after(sent)
+    def release(self, now: float) -> list[list[Delivery]]:
+        """Take out the sentinels whose time has come. Called under the lock; ack them outside of it."""
+        found = []
+        while self.lingering and self.lingering[0][0] <= now:
+            found.append(self.lingering.popleft()[1])
+        return found
+
+    @property
+    def wake_at(self) -> float:
+        """When :meth:`release` has something; ``inf`` for never."""
+        return self.lingering[0][0] if self.lingering else inf
 
     def give_up(self, deliveries: Iterable[Delivery]) -> None:
         """Note that deliveries go back to the broker: what comes again is new."""

@@ -22,28 +22,19 @@ class ChannelLink:
     """A link over a kombu channel; ``epoch`` is unique in the process.
 
     ``wake`` has to bring the owner back from its wait, from any thread. ``multiple``: whether the
-    channel's ack settles all lower tags when asked to. ``confirm`` returns when the broker has taken
-    all that was sent: an ack has no answer of its own, and a connection that breaks may take it along.
+    channel's ack settles all lower tags when asked to.
     """
 
     def __init__(
-        self,
-        channel: Any,
-        epoch: int,
-        *,
-        multiple: bool,
-        wake: Callable[[], None],
-        clock: Clock,
-        confirm: Callable[[], None] = lambda: None,
+        self, channel: Any, epoch: int, *, multiple: bool, wake: Callable[[], None], clock: Clock
     ) -> None:
         self.epoch = epoch
         self.alive = True
         self.wake = wake
         self._channel = channel
         self._clock = clock
-        self._confirm = confirm
         self._window = AckWindow(multiple=multiple)
-        self._outbox: deque[tuple[Sequence[Delivery], Settlement, float] | Callable[[], None]] = deque()
+        self._outbox: deque[tuple[Sequence[Delivery], Settlement, float]] = deque()
 
     @property
     def unsettled(self) -> int:
@@ -56,29 +47,7 @@ class ChannelLink:
             self._outbox.append((deliveries, how, self._clock.monotonic()))
             self.wake()
 
-    def after(self, done: Callable[[], None]) -> None:
-        """Call ``done`` when all that was asked for before was sent; at once where the link is dead."""
-        self._outbox.append(done)
-        self.wake()
-        if not self.alive:
-            self._let_pass()
-
     # ── the owner's part ──
-
-    def lose(self) -> None:
-        """Note that the link is dead: nothing more will be sent."""
-        self.alive = False
-        self._let_pass()
-
-    def _let_pass(self) -> None:
-        """Call whoever waits for what will never be sent. Whichever thread takes an entry calls it."""
-        while self._outbox:
-            try:
-                entry = self._outbox.popleft()
-            except IndexError:
-                return
-            if callable(entry):
-                entry()
 
     def delivered(self, tag: Any) -> None:
         """Enter a tag that has just come in."""
@@ -91,13 +60,8 @@ class ChannelLink:
         channel go to the caller: the link is lost with them, and must not be used again.
         """
         settled = 0
-        waiting: list[Callable[[], None]] = []
         while self._outbox:
-            entry = self._outbox.popleft()
-            if callable(entry):
-                waiting.append(entry)
-                continue
-            deliveries, how, asked = entry
+            deliveries, how, asked = self._outbox.popleft()
             tags = [delivery.tag for delivery in deliveries if delivery.link is self]
             if how is Settlement.ACK:
                 self._ack(tags)
@@ -105,12 +69,6 @@ class ChannelLink:
                 self._give_back(tags)
             settled += len(tags)
             on_lag(self._clock.monotonic() - asked)
-        if waiting:
-            try:
-                self._confirm()
-            finally:
-                for done in waiting:
-                    done()
         return settled
 
     def _ack(self, tags: Sequence[Any]) -> None:

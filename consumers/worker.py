@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import select
 from contextlib import contextmanager, suppress
-from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +200,6 @@ class Worker(ConsumerMixin):
             # a transport that polls may have a way of its own to end its wait
             wake=getattr(self._established, "wake", self.wake),
             clock=self._clock,
-            confirm=partial(self._confirm, channel) if self._amqp else lambda: None,
         )
         if self._amqp:
             channel.auto_decode = False  # it would run any codec that a publisher names
@@ -252,11 +250,6 @@ class Worker(ConsumerMixin):
     def _settle(self) -> None:
         self._link.perform(self._metrics.ack_lag_seconds.observe)
         self._tick()
-
-    def _confirm(self, channel: Any) -> None:
-        """Wait until the broker has read the acks: it answers in the order in which it is asked."""
-        if self._pipeline.has_room:  # the answer comes behind all messages that are on their way
-            channel.basic_qos(0, self.prefetch, False)
 
     def _part(self, consumers: list[Any]) -> None:
         """Take no more, and ack what is being dead-lettered: given back, it would be so twice."""
@@ -344,7 +337,7 @@ class Worker(ConsumerMixin):
         link, self._link = self._link, None
         self._inbox, self._inbox_bytes = [], 0
         if link is not None:
-            link.lose()
+            link.alive = False
             self._pipeline.link_lost(link)
 
     def _note_loss(self, exc: BaseException | None) -> None:

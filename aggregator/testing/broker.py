@@ -99,28 +99,13 @@ class QueueLink:
         self.epoch = epoch
         self.alive = True
         self.channel = channel
-        self._asked: deque[tuple[Delivery, Settlement] | Callable[[], None]] = deque()
+        self._asked: deque[tuple[Delivery, Settlement]] = deque()
 
     def settle(self, deliveries: Sequence[Delivery], how: Settlement) -> None:
         """Note what the owner shall send; a dead link is a fault, and ignores it."""
         self.channel.note(self, deliveries, how)
         if self.alive:
             self._asked.extend((delivery, how) for delivery in deliveries)
-
-    def after(self, done: Callable[[], None]) -> None:
-        """Call ``done`` when all that was asked for before was sent; at once where the link is dead."""
-        if self.alive:
-            self._asked.append(done)
-        else:
-            done()
-
-    def lose(self) -> None:
-        """Note that the link is dead: call whoever waits for what will never be sent."""
-        self.alive = False
-        waiting, self._asked = self._asked, deque()
-        for entry in waiting:
-            if callable(entry):
-                entry()
 
     def wake(self) -> None:
         """Nobody sleeps here."""
@@ -132,11 +117,7 @@ class QueueLink:
         """Send the settlements that were asked for; return how many."""
         settled = 0
         while self._asked:
-            entry = self._asked.popleft()
-            if callable(entry):
-                entry()
-                continue
-            delivery, how = entry
+            delivery, how = self._asked.popleft()
             if how is Settlement.ACK:
                 self.channel.basic_ack(delivery.tag)
             else:

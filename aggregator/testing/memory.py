@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aggregator.delivery import Delivery, Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from aggregator.delivery import Link
 
@@ -26,10 +26,6 @@ class MemoryLink:
         """Record the settlements; a dead link ignores them."""
         if self.alive:
             self.settled.extend((delivery, how) for delivery in deliveries)
-
-    def after(self, done: Callable[[], None]) -> None:
-        """Call ``done`` at once: what was asked for is recorded."""
-        done()
 
     def wake(self) -> None:
         """Nobody sleeps here."""

@@ -70,7 +70,6 @@ class MemoryWorker:
             self._broker.hang_up(link.channel)
             link.alive = False
             if noticed:
-                link.lose()
                 self._pipeline.link_lost(link)
 
     def _connect(self) -> None:

@@ -325,7 +325,7 @@ class Route(RuleBasedStateMachine):
     def lose(self, link):
         if link.channel.open:
             self.broker.hang_up(link.channel)
-        link.lose()
+        link.alive = False
         self.workers[self.workers.index(link)] = None
         self.pipeline.link_lost(link)
 
@@ -454,7 +454,7 @@ class Route(RuleBasedStateMachine):
         found += [entry.delivery for entry in (*self.dead.waiting, *self.dead.under_way)]
         batches = {id(item.batch): item.batch for item in items}.values()
         found += [control for batch in batches for control in batch.controls]
-        found += [control for controls in self.pipeline._settler.fenced.values() for control in controls]
+        found += [control for _, controls in self.pipeline._settler.lingering for control in controls]
         # the documents of one group may share them
         return len({id(delivery) for delivery in with_followers(found)})
 
@@ -511,8 +511,6 @@ class Route(RuleBasedStateMachine):
                 pass
             self.dead.begin(100)
             self.dead.end(confirmed=True)
-            for number in range(WORKERS):
-                self.perform(number)  # sentinels wait for the acks of their members
             self.clock.advance(3.0)
             if self.pipeline.idle:
                 break

@@ -7,6 +7,7 @@ from threading import Event, Thread
 import pytest
 
 from aggregator.errors import ConfigurationErrors, SinkUnavailableError
+from aggregator.settlement import SENTINEL_SECONDS
 from aggregator.testing import Harness
 from aggregator.testing.memory import MemoryDelivery, MemoryLink
 from aggregator.testing.sink import MemorySink
@@ -222,6 +223,7 @@ def test_a_counted_group_is_complete_whichever_comes_first():
         publish(route, 2, 3)
         assert [len(document["messages"]) for document in route.documents] == [3]
         assert route.batches[0].complete
+        route.settle()
         assert route.totals == {"written": 3, "control": 1}
 
 
@@ -288,27 +290,42 @@ def test_what_is_really_incomplete_is_written_as_a_part():
         assert sorted(numbers) == [1, 2, 3]
 
 
-def test_a_sentinel_is_acked_after_its_members():
-    with Harness(**COUNTED, links=2) as route:
-        publish(route, 1, link=0)
-        unmute = mute(route, 0)
-        end(route, 1, link=1)
-        route.settle()
-        assert [message.id for message in route.queue] == ["a1", "end-a"]
-        unmute()
-        route.settle()
+def test_the_sentinel_is_acked_long_after_its_members():
+    with Harness(**COUNTED) as route:
+        publish(route, 1)
+        end(route, 1)
+        assert [message.id for message in route.queue] == ["end-a"]
+        route.advance(SENTINEL_SECONDS - 0.1)
+        assert len(route.queue) == 1
+        route.advance(0.1)
         assert route.queue == []
 
 
-def test_a_lost_link_does_not_keep_the_sentinel():
-    with Harness(**COUNTED, links=2) as route:
-        publish(route, 1, link=0)
-        mute(route, 0)
-        end(route, 1, link=1)
-        route.lose_link(0)
+def test_a_stop_waits_for_the_sentinel():
+    with Harness(**COUNTED) as route:
+        publish(route, 1)
+        end(route, 1)
+        assert route.stop(grace="30s")
+        assert route.queue == []
+
+
+def test_a_sentinel_whose_link_is_lost_is_acked_when_it_comes_again():
+    with Harness(**COUNTED) as route:
+        publish(route, 1)
+        end(route, 1)
+        route.lose_link()
         route.settle()
         assert route.queue == []
         assert len(route.documents) == 1
+
+
+def test_after_a_crash_the_sentinel_alone_is_acked():
+    with Harness(**COUNTED) as route:
+        publish(route, 1)
+        end(route, 1)
+        route.crash()
+        route.settle()
+        assert (len(route.documents), route.queue) == (1, [])
 
 
 def test_the_report_tells_what_became_of_it():
