@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 #: How many keys are remembered for the numbering of their parts.
 PARTS_REMEMBERED = 100_000
+NO_PARTS = 0, 0, None
 #: What becomes of a member of a key that is closed: it opens a new group, goes alone, or is refused.
 LATE_NEW, LATE_ALONE, LATE_REFUSED = "new", "alone", "dead-letter"
 #: From this many timers on it is worth a look how many of them are of groups that are gone.
@@ -35,8 +36,8 @@ class Group:
     """The open group of one key. ``opened`` and ``last``: when its first and last delivery came."""
 
     __slots__ = (
-        "bytes", "controls", "deliveries", "due", "expected", "gone", "key", "last", "open", "opened",
-        "timer",
+        "announced", "bytes", "controls", "deliveries", "due", "expected", "gone", "key", "last", "open",
+        "opened", "timer",
     )  # fmt: skip
 
     def __init__(self, key: str | None, now: float) -> None:
@@ -45,7 +46,8 @@ class Group:
         self.controls: list[Delivery] = []
         self.bytes = 0
         self.opened = self.last = now
-        self.expected: int | None = None
+        self.expected: int | None = None  # how many members there are, as they say themselves
+        self.announced: int | None = None  # and as a sentinel says
         self.gone = 0  # members that went in earlier parts
         self.due = inf
         self.timer = inf
@@ -123,8 +125,8 @@ class Buffer:
         self._timers: list[tuple[float, int, Group]] = []
         self._ticket = count()
         self._copies = 0
-        #: of keys that went in part: how many parts, and how many members in them
-        self._parts: OrderedDict[str | None, tuple[int, int]] = OrderedDict()
+        #: of keys that went in part: how many parts, how many members in them, what a sentinel announced
+        self._parts: OrderedDict[str | None, tuple[int, int, int | None]] = OrderedDict()
         self._done: list[Batch] = []
         self.held = 0
         self.bytes = 0
@@ -143,44 +145,51 @@ class Buffer:
         """Take a member. Call :meth:`advance` first: a group that is due takes no more.
 
         ``expected``: how many members the delivery says that its group has, itself included. Raises
-        ``MessageRefusedError`` (``late``, ``bad-sequence``): the delivery is not taken.
+        ``MessageRefusedError`` (``late``, ``bad-sequence``, ``predicate-failed``): nothing has changed.
         """
         group = self._groups.get(key)
-        if expected is not None and group is not None and group.expected not in {None, expected}:
-            said = f"of {expected} members, the group's others say of {group.expected}"
-            raise MessageRefusedError("bad-sequence", said)
+        ending = None
         if group is None:
             if self._closed.holds(key, now) and self._late != LATE_NEW:
                 self._take_late(delivery, key, now)
                 return
-            group = self._open(key, now)
-        elif group.deliveries and (trigger := self._completion.before(group, delivery)):
-            self._complete(group, trigger, now)
-            group = self._open(key, now)
-        group.deliveries.append(delivery)
+            joined = Group(key, now)
+        elif group.deliveries and (ending := self._completion.before(group, delivery)):
+            joined = Group(key, now)
+        else:
+            if expected is not None and group.expected not in {None, expected}:
+                said = f"of {expected} members, the group's others say of {group.expected}"
+                raise MessageRefusedError("bad-sequence", said)
+            joined = group
         size = len(delivery.body)
-        group.bytes += size
-        group.last = now
+        joined.deliveries.append(delivery)
+        joined.bytes += size
+        try:
+            trigger = self._completion.after(joined, delivery)
+        except MessageRefusedError:
+            joined.deliveries.pop()
+            joined.bytes -= size
+            raise
+        # it is taken: until now nothing has changed
+        if joined is not group:
+            self._enter(joined, ending, now)
+        joined.last = now
         self.held += 1
         self.bytes += size
         if expected is not None:
-            group.expected = expected
-        try:
-            trigger = self._completion.after(group, delivery)
-        except MessageRefusedError:
-            self._take_back(group, delivery)
-            raise
-        if trigger:
-            self._complete(group, trigger, now)
-        elif group.expected is not None and self._all_there(group):
-            self._complete(group, Trigger.SENTINEL if group.controls else Trigger.SEQUENCE, now)
+            joined.expected = expected
+        counted = joined.expected is not None or joined.announced is not None
+        if trigger or (counted and (trigger := self._all_there(joined))):
+            self._complete(joined, trigger, now)
+        elif joined is not group:
+            self._make_room(now)
 
     def add_sentinel(self, delivery: Delivery, key: str | None, expected: int | None, now: float) -> None:
         """Take a sentinel: its group completes once ``expected`` members are there.
 
         Without a number it completes after the grace, because other workers may still hold members
-        that were sent before the sentinel. One for a key that is closed is late, or repeated: it is
-        acked, and no group waits for its members.
+        that were sent before the sentinel. One for a key that is closed, and has no new group, is late
+        or repeated: it is acked, and no group waits for its members.
         """
         group = self._groups.get(key)
         if group is None and self._closed.holds(key, now):
@@ -188,19 +197,22 @@ class Buffer:
             group.controls.append(delivery)
             self._done.append(self._batch(group, Trigger.LATE, 1, now))
             return
-        group = group or self._open(key, now)
+        if group is None:
+            group = Group(key, now)
+            self._enter(group, None, now)
         group.controls.append(delivery)
+        group.last = now
         self.held += 1
         self.bytes += len(delivery.body)
         if expected is not None:
-            group.expected = expected
-            if self._all_there(group):
-                self._complete(group, Trigger.SENTINEL, now)
-        elif self._grace <= 0:
-            self._complete(group, Trigger.SENTINEL, now)
-        else:
+            group.announced = expected
+        elif self._grace > 0:
             group.due = min(group.due, now + self._grace)
             self._schedule(group, group.due)
+        if (expected is None and self._grace <= 0) or self._all_there(group):
+            self._complete(group, Trigger.SENTINEL, now)
+        else:
+            self._make_room(now)
 
     def advance(self, now: float) -> None:
         """Complete every group whose time has come."""
@@ -218,7 +230,8 @@ class Buffer:
 
     def force(self, now: float, *keys: str | None) -> int:
         """Complete the groups of these keys, of all if none is named; return how many there were."""
-        groups = [g for key in keys if (g := self._groups.get(key))] if keys else list(self._groups.values())
+        chosen = dict.fromkeys(keys) if keys else tuple(self._groups)
+        groups = [group for key in chosen if (group := self._groups.get(key))]
         for group in groups:
             self._complete(group, Trigger.FORCED, now)
         return len(groups)
@@ -263,10 +276,13 @@ class Buffer:
             self._copies -= gone - lost
             group.bytes = size
             group.deliveries, group.controls = members, controls
-            if not group.controls:
-                group.expected, group.due = None, inf  # the sentinel will come again
-            if not group.deliveries and not group.controls:
-                self._remove(group)
+            if not group.controls:  # the sentinel will come again
+                _, _, group.announced = self._parts.get(group.key, NO_PARTS)
+                group.due = inf
+            if not group.deliveries:
+                group.expected = None
+                if not group.controls:
+                    self._remove(group)
         return dropped
 
     def replace(self, old: Delivery, new: Delivery, key: str | None) -> bool:
@@ -294,14 +310,6 @@ class Buffer:
         done, self._done = self._done, []
         return done
 
-    def _take_back(self, group: Group, delivery: Delivery) -> None:
-        group.deliveries.pop()
-        group.bytes -= len(delivery.body)
-        self.bytes -= len(delivery.body)
-        self.held -= 1
-        if not group.deliveries and not group.controls:
-            self._remove(group)
-
     def _take_late(self, delivery: Delivery, key: str | None, now: float) -> None:
         if self._late == LATE_REFUSED:
             raise MessageRefusedError("late", "its group is complete")
@@ -310,17 +318,21 @@ class Buffer:
         group.bytes = len(delivery.body)
         self._done.append(self._batch(group, Trigger.LATE, 1, now))
 
-    def _open(self, key: str | None, now: float) -> Group:
-        if len(self._groups) >= self._most_groups:
+    def _enter(self, group: Group, ending: Trigger | None, now: float) -> None:
+        """Open a group; ``ending``: what has completed the one before it."""
+        if ending:
+            self._complete(self._groups[group.key], ending, now)
+        self._groups[group.key] = group
+        if self._parts:
+            _, group.gone, group.announced = self._parts.get(group.key, NO_PARTS)
+        when, _ = self._completion.deadline(group)
+        self._schedule(group, when)
+
+    def _make_room(self, now: float) -> None:
+        if len(self._groups) > self._most_groups:
             # some at once: each look for the oldest passes all that have gone since the last
             for oldest in list(islice(self._groups.values(), 1 + len(self._groups) // 256)):
                 self._complete(oldest, Trigger.PRESSURE, now)
-        group = self._groups[key] = Group(key, now)
-        if self._parts:
-            _, group.gone = self._parts.get(key, (0, 0))
-        when, _ = self._completion.deadline(group)
-        self._schedule(group, when)
-        return group
 
     def _schedule(self, group: Group, when: float) -> None:
         if when < group.timer:  # a later one follows from it
@@ -329,25 +341,27 @@ class Buffer:
 
     def _due(self, group: Group) -> tuple[float, Trigger]:
         when, trigger = self._completion.deadline(group)
-        return (when, trigger) if when <= group.due else (group.due, Trigger.SENTINEL)
+        return (when, trigger) if when < group.due else (group.due, Trigger.SENTINEL)
 
     @staticmethod
-    def _all_there(group: Group) -> bool:
-        expected = group.expected
-        if expected is None or group.gone + len(group.deliveries) < expected:
-            return False
-        # a publisher that repeats itself must not complete the group early
-        return group.gone + len({member.id or id(member) for member in group.deliveries}) >= expected
+    def _all_there(group: Group) -> Trigger | None:
+        expected, announced, there = group.expected, group.announced, group.gone + len(group.deliveries)
+        if (expected is None or there < expected) and (announced is None or there < announced):
+            return None
+        there = group.gone + _different(group.deliveries)
+        if expected is not None and there >= expected:
+            return Trigger.SEQUENCE
+        return Trigger.SENTINEL if announced is not None and there >= announced else None
 
     def _complete(self, group: Group, trigger: Trigger, now: float) -> None:
         part = 1
         if group.key is not None:
-            earlier, _ = self._parts.pop(group.key, (0, 0))
+            earlier, _, _ = self._parts.pop(group.key, NO_PARTS)
             part += earlier
             if trigger in self._completion.closing:
                 self._closed.close(group.key, now)
             else:
-                self._parts[group.key] = part, group.gone + len(group.deliveries)
+                self._parts[group.key] = part, group.gone + _different(group.deliveries), group.announced
                 if len(self._parts) > PARTS_REMEMBERED:
                     self._parts.popitem(last=False)
         self._done.append(self._batch(group, trigger, part, now))
@@ -385,7 +399,13 @@ class Buffer:
 
 def _waits_for_more(group: Group) -> bool:
     """Whether more may come: not where the sentinel and all that is there were handed out before."""
-    return not group.controls or group.expected is None or not all(d.redelivered for d in group.deliveries)
+    counted = group.expected is not None or group.announced is not None
+    return not group.controls or not counted or not all(d.redelivered for d in group.deliveries)
+
+
+def _different(members: list[Delivery]) -> int:
+    # a publisher that repeats itself must not complete a group early
+    return len({member.id or id(member) for member in members})
 
 
 def _size(deliveries: Iterable[Delivery]) -> int:

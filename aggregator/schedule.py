@@ -20,8 +20,10 @@ _SOME_DAY = datetime(2024, 1, 1, tzinfo=ZoneInfo("UTC"))
 def crontab(expression: str, zone: str = "UTC", field: str = "crontab") -> Callable[[float], float]:
     """Return the function that gives the first moment after another, both in seconds since 1970.
 
-    Where the clocks are put forward, a moment that does not exist comes right after; put back, it
-    comes once. Raises ``ConfigurationError`` for ``field`` or ``time_zone``.
+    A time of day (minutes and hours that both do not start with ``*``) comes once: where the clocks
+    are put forward and skip it, right after; where they are put back, the first time. What repeats
+    (``*/15 * * * *``) comes whenever the clock shows it, in both hours. Raises
+    ``ConfigurationError`` for ``field`` or ``time_zone``.
     """
     try:
         timezone = ZoneInfo(zone)
@@ -34,6 +36,8 @@ def crontab(expression: str, zone: str = "UTC", field: str = "crontab") -> Calla
         raise ConfigurationError(field, problem) from None
 
     def next_after(wall: float) -> float:
-        return next(CronSim(expression, datetime.fromtimestamp(wall, timezone))).timestamp()
+        moments = CronSim(expression, datetime.fromtimestamp(wall, timezone))
+        # in the hour that comes twice, its next is the one of the first hour: that has passed
+        return next(at for moment in moments if (at := moment.timestamp()) > wall)
 
     return next_after

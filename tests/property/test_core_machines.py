@@ -1,4 +1,4 @@
-"""Buffer, outbox and tags each against a plain model of itself."""
+"""Outbox and tags each against a plain model of itself; the buffer has a machine of its own."""
 
 from __future__ import annotations
 
@@ -11,154 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aggregator.backoff import Backoff
-from aggregator.buffer import Buffer
-from aggregator.completion import CLOSING, Age, Bytes, Idle, Size, Trigger, any_of
 from aggregator.errors import RequestRefusedError, RequestTooLargeError, SinkUnavailableError
-from aggregator.ledger import AckWindow, with_followers
+from aggregator.ledger import AckWindow
 from aggregator.outbox import Final, Outbox
 from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate, Verdict
-from aggregator.testing.memory import MemoryDelivery, MemoryLink
+from aggregator.testing.memory import MemoryDelivery
 
 STEPS = settings(
     stateful_step_count=50, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
-KEYS = st.sampled_from(["a", "b", None])
-
-
-class Groups(RuleBasedStateMachine):
-    """Every delivery that goes in comes out once, in a batch that had a reason, at the right time."""
-
-    @initialize(
-        size=st.none() | st.integers(1, 4),
-        limit=st.none() | st.integers(1, 12),
-        age=st.none() | st.sampled_from([3.0, 7.0]),
-        idle=st.none() | st.sampled_from([1.0, 4.0]),
-        grace=st.sampled_from([0.0, 2.0]),
-    )
-    def begin(self, size, limit, age, idle, grace):
-        self.size, self.limit, self.age, self.idle, self.grace = size, limit, age, idle, grace
-        kinds = ((Bytes, limit), (Size, size), (Age, age), (Idle, idle))
-        self.buffer = Buffer(any_of(*(kind(value) for kind, value in kinds if value)), grace=grace)
-        self.now = 100.0
-        self.links = [MemoryLink(epoch) for epoch in range(3)]
-        self.inside, self.came, self.parts = {}, {}, {}
-
-    @rule(key=KEYS, size=st.integers(0, 6), link=st.integers(0, 2), id_=st.sampled_from(["", "x", "y"]))
-    def add(self, key, size, link, id_):
-        delivery = self.message(b"x" * size, link, id_)
-        self.put(delivery, key)
-        self.buffer.advance(self.now)
-        self.buffer.add(delivery, key, self.now)
-
-    @rule(key=st.sampled_from("ab"), link=st.integers(0, 2), expected=st.none() | st.integers(0, 3))
-    def add_sentinel(self, key, link, expected):
-        delivery = self.message(b"end", link, "")
-        self.put(delivery, key)
-        self.buffer.advance(self.now)
-        self.buffer.add_sentinel(delivery, key, expected, self.now)
-
-    def message(self, body, link, id_):
-        delivery = MemoryDelivery(body, link=self.links[link])
-        delivery.id = id_
-        return delivery
-
-    def put(self, delivery, key):
-        self.inside[delivery] = key
-        self.came[delivery] = self.now
-
-    @precondition(lambda self: self.inside)
-    @rule(which=st.randoms(use_true_random=False), link=st.integers(0, 2), alive=st.booleans())
-    def a_copy_comes(self, which, link, alive):
-        heads = self.heads()
-        if not heads:
-            return
-        old = which.choice(heads)
-        new = self.message(old.body, link, old.id)
-        old.link.alive = alive
-        assert self.buffer.replace(old, new, self.inside[old])
-        old.link.alive = True
-        self.put(new, self.inside[old])
-        if not alive:
-            del self.inside[old]
-
-    def heads(self):
-        return [d for group in self.buffer._groups.values() for d in (*group.deliveries, *group.controls)]
-
-    @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 5.0]))
-    def time_passes(self, seconds):
-        self.now += seconds
-        self.buffer.advance(self.now)
-
-    @rule()
-    def time_comes(self):
-        if self.buffer.next_deadline < inf:
-            self.now = max(self.now, self.buffer.next_deadline)
-            self.buffer.advance(self.now)
-
-    @rule(deliveries=st.integers(0, 4), size=st.integers(0, 8))
-    def pressure(self, deliveries, size):
-        held, held_bytes = self.buffer.held, self.buffer.bytes
-        self.buffer.relieve(deliveries, size, self.now)
-        assert self.buffer.held <= max(0, held - deliveries)
-        assert self.buffer.bytes <= max(0, held_bytes - size)
-
-    @rule(link=st.integers(0, 2))
-    def a_link_is_lost(self, link):
-        lost, self.links[link] = self.links[link], MemoryLink(self.links[link].epoch + 3)
-        mine = {delivery for delivery in self.inside if delivery.link is lost}
-        dropped, heirs = self.buffer.drop(lost)
-        assert set(dropped) == mine
-        assert len(set(dropped)) == len(dropped)
-        for old, heir in heirs:
-            assert old in dropped
-            assert heir in self.heads()
-        for delivery in dropped:
-            del self.inside[delivery]
-
-    @rule(give_back=st.booleans())
-    def shut(self, give_back):
-        returned = self.buffer.shut(self.now, give_back_keyed=give_back)
-        assert give_back or not returned
-        for delivery in returned:
-            assert self.inside.pop(delivery) is not None, "without a key nothing is given back"
-        assert not self.buffer.groups
-
-    @invariant()
-    def look(self):
-        if not hasattr(self, "buffer"):
-            return
-        for batch in self.buffer.take():
-            self.look_at(batch)
-        held = list(with_followers(self.heads()))
-        assert set(held) == set(self.inside)
-        assert self.buffer.held == len(held)
-        assert self.buffer.bytes == sum(len(delivery.body) for delivery in self.heads())
-        for group in self.buffer._groups.values():
-            # whatever is due has gone
-            assert not self.age or self.now < group.opened + self.age
-            assert self.size is None or len(group.deliveries) < self.size
-
-    def look_at(self, batch):
-        members = batch.deliveries
-        for delivery in with_followers((*members, *batch.controls)):
-            assert self.inside.pop(delivery, "nothing") == batch.key
-        assert batch.bytes == sum(len(delivery.body) for delivery in members)
-        assert self.size is None or len(members) <= self.size
-        assert self.limit is None or batch.bytes <= self.limit or len(members) == 1
-        reasons = {
-            Trigger.SIZE: self.size is not None and len(members) == self.size,
-            Trigger.BYTES: self.limit is not None and bool(members),
-            Trigger.AGE: bool(self.age) and batch.completed >= batch.opened + (self.age or 0),
-            Trigger.IDLE: bool(self.idle),
-            Trigger.SENTINEL: bool(batch.controls),
-        }
-        assert reasons.get(batch.trigger, True), batch.trigger
-        assert batch.complete is (batch.trigger in CLOSING)
-        if batch.key is None:
-            assert batch.part == 1
-        else:
-            assert batch.part == self.parts.get(batch.key, 0) + 1
-            self.parts[batch.key] = 0 if batch.complete else batch.part
 
 
 class Requests(RuleBasedStateMachine):
@@ -345,6 +206,6 @@ class Tags(RuleBasedStateMachine):
             assert len(self.window) == len(self.unacked)
 
 
-TestGroups, TestRequests, TestTags = Groups.TestCase, Requests.TestCase, Tags.TestCase
-TestGroups.settings = TestRequests.settings = TestTags.settings = STEPS
+TestRequests, TestTags = Requests.TestCase, Tags.TestCase
+TestRequests.settings = TestTags.settings = STEPS
 pytestmark = pytest.mark.timeout(120 + STEPS.max_examples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -22,8 +22,9 @@ from aggregator.completion import (
     any_of,
 )
 from aggregator.errors import MessageRefusedError
+from aggregator.schedule import crontab
 from aggregator.testing.clock import VirtualClock
-from aggregator.testing.memory import MemoryDelivery
+from aggregator.testing.memory import MemoryDelivery, MemoryLink
 
 
 def member(body=b"x", name=""):
@@ -85,6 +86,29 @@ def test_a_predicate_that_raises_leaves_no_empty_group():
     assert (buffer.held, buffer.bytes, buffer.groups, taken(buffer)) == (0, 0, 0, [])
 
 
+def odd(members, new):
+    return 1 / 0 if new.body == b"odd" else False
+
+
+def test_what_a_predicate_refuses_leaves_the_idle_time_and_the_number_as_they_were():
+    buffer = Buffer(any_of(Predicate(odd), Idle(5)))
+    fill(buffer, "k", b"a")
+    with pytest.raises(MessageRefusedError, match="predicate-failed"):
+        fill(buffer, "k", b"odd", now=4.0, expected=9)
+    fill(buffer, "k", b"b", now=4.5, expected=3)
+    buffer.advance(9.5)
+    assert taken(buffer) == [("k", [b"a", b"b"], Trigger.IDLE, 1, False)]
+
+
+def test_what_a_predicate_refuses_completes_no_other_group():
+    buffer = Buffer(any_of(Bytes(4), Predicate(odd)), most_groups=1)
+    fill(buffer, "k", b"aa")
+    for key in ("k", "other"):
+        with pytest.raises(MessageRefusedError, match="predicate-failed"):
+            fill(buffer, key, b"odd")
+    assert (taken(buffer), buffer.held, buffer.bytes, buffer.groups) == ([], 1, 2, 1)
+
+
 # ── sequence ──
 
 
@@ -109,7 +133,112 @@ def test_members_that_disagree_about_their_number():
     assert buffer.held == 1
 
 
+def test_a_number_that_only_the_next_group_has_is_none_that_differs():
+    buffer = Buffer(any_of(Bytes(3)))
+    fill(buffer, "k", b"aa", expected=9)
+    fill(buffer, "k", b"bb", expected=8)
+    assert taken(buffer) == [("k", [b"aa"], Trigger.BYTES, 1, True)]
+    assert buffer.held == 1
+
+
+def test_a_member_is_counted_once_in_a_part_that_went():
+    buffer = Buffer(any_of(Age(10)))
+    for name in ("1", "1"):
+        buffer.add(member(name=name), "k", 0.0, 3)
+    buffer.force(1.0)
+    for name in ("2", "3"):
+        buffer.add(member(name=name), "k", 2.0, 3)
+    assert [(len(b.deliveries), b.trigger) for b in buffer.take()] == [
+        (2, Trigger.FORCED),
+        (2, Trigger.SEQUENCE),
+    ]
+
+
+def test_a_lost_link_takes_no_number_that_other_members_say():
+    buffer, lost = Buffer(any_of(Age(10))), MemoryLink()
+    buffer.add(MemoryDelivery(b"a", link=lost), "k", 0.0, 3)
+    fill(buffer, "k", b"b", expected=3)
+    buffer.drop(lost)
+    with pytest.raises(MessageRefusedError, match="bad-sequence"):
+        fill(buffer, "k", b"c", expected=2)
+
+
+def test_a_number_is_forgotten_with_the_last_member_that_said_it():
+    buffer, lost = Buffer(any_of(Age(10)), grace=5.0), MemoryLink()
+    buffer.add_sentinel(member(), "k", None, 0.0)
+    buffer.add(MemoryDelivery(b"a", link=lost), "k", 0.0, 3)
+    buffer.drop(lost)
+    fill(buffer, "k", b"b", b"c", expected=2)
+    assert taken(buffer) == [("k", [b"b", b"c"], Trigger.SEQUENCE, 1, True)]
+
+
+# ── sentinel ──
+
+
+@pytest.mark.parametrize("count", [None, 2, 5])
+def test_a_sequence_goes_before_a_sentinel_and_each_has_its_own_number(count):
+    buffer = Buffer(any_of(Age(10)), grace=5.0)
+    fill(buffer, "k", b"a", expected=2)
+    buffer.add_sentinel(member(b"end"), "k", count, 0.0)
+    fill(buffer, "k", b"b", expected=2)
+    assert taken(buffer) == [("k", [b"a", b"b"], Trigger.SEQUENCE, 1, True)]
+
+
+def test_the_count_of_a_sentinel_that_went_with_a_part_holds_until_the_key_closes():
+    buffer, lost = Buffer(any_of(Age(10))), MemoryLink()
+    fill(buffer, "k", b"a")
+    buffer.add_sentinel(member(b"end"), "k", 3, 0.0)
+    buffer.advance(10.0)
+    fill(buffer, "k", b"b", now=11.0)
+    buffer.add_sentinel(MemoryDelivery(b"end", link=lost), "k", 4, 11.0)
+    buffer.drop(lost)  # the first was acked, and says what it said
+    fill(buffer, "k", b"c", now=12.0)
+    assert taken(buffer) == [
+        ("k", [b"a"], Trigger.AGE, 1, False),
+        ("k", [b"b", b"c"], Trigger.SENTINEL, 2, True),
+    ]
+    fill(buffer, "k", b"d", b"e", b"f", now=13.0)
+    assert taken(buffer) == []
+
+
+def test_of_equal_times_a_sentinels_grace_goes_before_the_age():
+    buffer = Buffer(any_of(Age(5)), grace=5.0)
+    fill(buffer, "k", b"a")
+    buffer.add_sentinel(member(b"end"), "k", None, 0.0)
+    buffer.advance(5.0)
+    assert taken(buffer) == [("k", [b"a"], Trigger.SENTINEL, 1, True)]
+
+
+def test_idle_time_starts_again_with_a_sentinel():
+    buffer = Buffer(any_of(Idle(5)))
+    fill(buffer, "k", b"a")
+    buffer.add_sentinel(member(b"end"), "k", 9, 3.0)
+    buffer.advance(7.0)
+    assert taken(buffer) == []
+    buffer.advance(8.0)
+    assert taken(buffer) == [("k", [b"a"], Trigger.IDLE, 1, False)]
+
+
 # ── time ──
+
+
+@pytest.mark.parametrize(
+    ("expression", "moments"),
+    [
+        ("30 2 * * *", ["10-25 00:30", "10-26 01:30"]),
+        ("15,45 2-3 * * *", ["10-25 00:15", "10-25 00:45", "10-25 02:15", "10-25 02:45", "10-26 01:15"]),
+        ("*/30 2 * * *", ["10-25 00:00", "10-25 00:30", "10-25 01:00", "10-25 01:30", "10-26 01:00"]),
+    ],
+)
+def test_where_clocks_are_put_back_a_time_of_day_comes_once(expression, moments):
+    next_after = crontab(expression, "Europe/Berlin")
+    start = datetime(2026, 10, 24, 23, 0, tzinfo=UTC)
+    found = set()
+    for minutes in range(0, 300, 5):
+        moment = (start + timedelta(minutes=minutes)).timestamp()
+        assert next_after(moment) > moment
+        found.add(next_after(moment))
+    assert [datetime.fromtimestamp(at, UTC).strftime("%m-%d %H:%M") for at in sorted(found)] == moments
 
 
 def test_an_interval_is_aligned_to_the_wall_clock():
@@ -209,6 +338,13 @@ def test_parts_are_counted_until_the_key_closes():
     ]
 
 
+def test_a_key_that_is_named_twice_is_forced_once():
+    buffer = Buffer(any_of(Age(5)))
+    fill(buffer, "k", b"x")
+    assert buffer.force(1.0, "k", "k") == 1
+    assert len(buffer.take()) == 1
+
+
 def test_force_names_its_keys():
     buffer = Buffer(any_of(Age(5)))
     for key in ("a", "b", "c"):
@@ -284,6 +420,16 @@ def test_more_groups_than_allowed_complete_the_oldest():
         ("k1", Trigger.PRESSURE),
     ]
     assert buffer.groups == 3
+
+
+def test_a_group_that_is_complete_at_once_takes_no_other_ones_room():
+    buffer = Buffer(any_of(Size(2), Predicate(lambda members, new: new.body == b"end")), most_groups=1)
+    fill(buffer, "a", b"x")
+    fill(buffer, "b", b"end")
+    buffer.add_sentinel(member(b"end"), "c", None, 0.0)
+    assert [key for key, *_ in taken(buffer)] == ["b", "c"]
+    fill(buffer, "d", b"x")
+    assert [(key, trigger) for key, _, trigger, _, _ in taken(buffer)] == [("a", Trigger.PRESSURE)]
 
 
 def test_many_more_groups_than_allowed_stay_within_the_bound():
