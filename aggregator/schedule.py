@@ -22,8 +22,9 @@ def crontab(expression: str, zone: str = "UTC", field: str = "crontab") -> Calla
 
     A time of day (minutes and hours that both do not start with ``*``) comes once: where the clocks
     are put forward and skip it, right after; where they are put back, the first time. What repeats
-    (``*/15 * * * *``) comes whenever the clock shows it, in both hours. Raises
-    ``ConfigurationError`` for ``field`` or ``time_zone``.
+    (``*/15 * * * *``) comes whenever the clock shows it, in both hours; where clocks shift by half an
+    hour (Lord Howe), one of these may be passed over that night. Raises ``ConfigurationError`` for
+    ``field`` or ``time_zone``.
     """
     try:
         timezone = ZoneInfo(zone)
