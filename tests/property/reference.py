@@ -226,7 +226,8 @@ class Reference:
                 self.complete(group, trigger, now)
 
     def force(self, now, *keys):
-        chosen = [group for group in self.open if not keys or group.key in keys]
+        named = dict.fromkeys(keys) if keys else [group.key for group in self.open]
+        chosen = [group for key in named if (group := self.open_one(key))]
         for group in chosen:
             self.complete(group, "forced", now)
         return len(chosen)

@@ -3,6 +3,7 @@
 After every step: each completed batch with all that it tells, what is refused, given back or dropped,
 what is held, and when there is something to do next (early is allowed, late is not). Time moves to the
 exact instants, to just before them, and in jumps over days on which clocks are put forward or back.
+Those that are found due by one look may go in any order.
 
 ``--hypothesis-profile=long`` runs 20,000 examples of this machine (minutes), ``quick`` 25.
 """
@@ -66,7 +67,7 @@ SCHEDULES = [
     for expression in CRONTABS
     if expression[4] or "Lord" not in place[0]
 ]
-KEYS = st.sampled_from(["a", "b", "c", None])
+KEYS = st.sampled_from(["a", "a", "a", "b", "c", None])
 BODIES = st.sampled_from([b"", b"1", b"22", b"333", b"22", b"1!", b"odd", b"!?"])
 IDS = st.sampled_from(["", "x", "y", "z"])
 #: body, id, and how many members it says that its group has
@@ -82,7 +83,8 @@ def predicate(members, new):
 
 
 def off_or(*values):
-    return st.sampled_from([None, None, *values])
+    """Mostly off: with all of them on, few would ever be the first."""
+    return st.sampled_from([None] * 2 * len(values) + [*values])
 
 
 CONFIGURATIONS = st.fixed_dictionaries(
@@ -94,9 +96,9 @@ CONFIGURATIONS = st.fixed_dictionaries(
         "age": off_or(2.0, 5.0, 4000.0),
         "idle": off_or(1.0, 3.0, 2000.0),
         "interval": off_or(4.0, 60.0, 7200.0),
-        "schedule": st.sampled_from([(PLACES[0], None)] * 3 + SCHEDULES),
+        "schedule": st.sampled_from([(PLACES[0], None)] * 2 * len(SCHEDULES) + SCHEDULES),
         "deadline": off_or(3.0, 5.0, 1800.0),
-        "grace": st.sampled_from([0.0, 2.0, 3.0]),
+        "grace": st.sampled_from([0.0, 2.0, 3.0, 8.0]),
         "closing": st.sets(st.sampled_from(["age", "idle", "interval", "crontab"])),
         "bytes_close": st.booleans(),
         "late": st.sampled_from(["new", "alone", "dead-letter"]),
@@ -180,7 +182,7 @@ class Completion(RuleBasedStateMachine):
         assert refused == expected
         self.same()
 
-    @rule(key=KEYS, link=LINKS, says=st.sampled_from([None, None, 0, 1, 2, 3, 4]))
+    @rule(key=KEYS, link=LINKS, says=st.sampled_from([None, None, None, 0, 2, 3, 4]))
     def add_sentinel(self, key, link, says):
         self.advance()
         delivery = self.message(b"end", link, "")
@@ -235,7 +237,7 @@ class Completion(RuleBasedStateMachine):
     def force(self, keys):
         self.advance()
         assert self.buffer.force(self.now, *keys) == self.reference.force(self.now, *keys)
-        self.same(ordered=False)
+        self.same()
 
     @rule(deliveries=st.integers(0, 4), size=st.integers(0, 6))
     def pressure(self, deliveries, size):
@@ -264,11 +266,13 @@ class Completion(RuleBasedStateMachine):
 
     def same(self, *, ordered=True):
         found = [told(batch) for batch in self.buffer.take()]
-        expected = [meant(batch) for batch in self.reference.past[self.seen :]]
+        new = self.reference.past[self.seen :]
+        if not ordered:  # each of another key; the order in which they close decides which is remembered
+            order = [batch["key"] for batch in found]
+            new.sort(key=lambda batch: order.index(batch.key) if batch.key in order else -1)
+            self.reference.past[self.seen :] = new
         self.seen = len(self.reference.past)
-        if not ordered:  # groups of one moment: of different keys, in any order
-            found.sort(key=lambda batch: str(batch["key"]))
-            expected.sort(key=lambda batch: str(batch["key"]))
+        expected = [meant(batch) for batch in new]
         assert found == expected
         buffer, reference = self.buffer, self.reference
         assert (buffer.held, buffer.bytes, buffer.groups) == (
