@@ -378,7 +378,7 @@ class Buffer:
             trigger in self._completion.closing,
             group.opened,
             now,
-            group.expected,
+            group.announced if group.expected is None else group.expected,
         )
 
     def _remove(self, group: Group) -> None:

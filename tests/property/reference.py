@@ -61,6 +61,7 @@ class Gathered:
     trigger: str = ""
     completed: float = 0.0
     part: int = 1
+    expected: int | None = None
     complete: bool = False
 
     def messages(self, control):
@@ -134,14 +135,19 @@ class Reference:
             return "predicate"
         return None
 
-    def all_there(self, group):
+    def numbers(self, group):
+        """Return what its members say, and what the sentinels of all its parts have said last."""
         parts = [*self.earlier_parts(group.key), group]
-        there = sum(part.different for part in parts)
         said = [came.says for came in group.messages(control=False) if came.says is not None]
-        if said and there >= said[0]:
+        announced = [number for part in parts for number in part.numbers]
+        return said[0] if said else None, announced[-1] if announced else None
+
+    def all_there(self, group):
+        there = sum(part.different for part in [*self.earlier_parts(group.key), group])
+        said, announced = self.numbers(group)
+        if said is not None and there >= said:
             return "sequence"
-        numbers = [number for part in parts for number in part.numbers]
-        return "sentinel" if numbers and there >= numbers[-1] else None
+        return "sentinel" if announced is not None and there >= announced else None
 
     def predicate_says(self, members, new):
         try:
@@ -172,6 +178,8 @@ class Reference:
         group.trigger, group.completed = trigger, now
         group.complete = trigger in self.rules.closing
         if trigger != "late":
+            said, announced = self.numbers(group)
+            group.expected = announced if said is None else said
             group.part = 1 + len(self.earlier_parts(group.key))
             self.open.remove(group)
         self.past.append(group)

@@ -303,6 +303,7 @@ def told(batch):
         "trigger": batch.trigger.value,
         "part": batch.part,
         "complete": batch.complete,
+        "expected": batch.expected,
         "opened": batch.opened,
         "completed": batch.completed,
     }
@@ -318,6 +319,7 @@ def meant(batch):
         "trigger": batch.trigger,
         "part": batch.part,
         "complete": batch.complete,
+        "expected": batch.expected,
         "opened": batch.opened,
         "completed": batch.completed,
     }
