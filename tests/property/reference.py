@@ -243,7 +243,13 @@ class Reference:
     def relieve(self, deliveries, size, now):
         held, held_bytes = self.held, self.bytes
         while self.open and (held - self.held < deliveries or held_bytes - self.bytes < size):
-            self.complete(self.open[0], "pressure", now)
+            left_over = [group for group in self.open if self.looks_left_over(group)]
+            self.complete([*left_over, *self.open][0], "pressure", now)
+
+    def looks_left_over(self, group):
+        """Whether a crash has left this of a group: its sentinel and all of its members come again."""
+        counted = group.messages(control=True) and self.numbers(group) != (None, None)
+        return counted and all(member.redelivered for member in group.members)
 
     def shut(self, now, *, give_back_keyed):
         returned = []

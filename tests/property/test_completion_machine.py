@@ -156,18 +156,18 @@ class Completion(RuleBasedStateMachine):
     def now(self):
         return self.clock.monotonic()
 
-    def message(self, body, link, id_):
-        delivery = MemoryDelivery(body, link=self.links[link])
+    def message(self, body, link, id_, *, again=False):
+        delivery = MemoryDelivery(body, link=self.links[link], redelivered=again)
         delivery.id = id_
         return delivery
 
     # ── what comes in ──
 
-    @rule(key=KEYS, link=LINKS, messages=MESSAGES)
-    def add(self, key, link, messages):
+    @rule(key=KEYS, link=LINKS, messages=MESSAGES, again=st.booleans())
+    def add(self, key, link, messages, again):
         self.advance()
         for body, id_, says in messages:
-            self.add_one(self.message(body, link, id_), key, says if self.sequence else None)
+            self.add_one(self.message(body, link, id_, again=again), key, says if self.sequence else None)
 
     def add_one(self, delivery, key, says):
         refused = expected = None
@@ -201,7 +201,7 @@ class Completion(RuleBasedStateMachine):
         places = [(came, group.key) for group in self.reference.open for came in group.came if came.copies]
         came, key = places[which % len(places)]
         old = came.copies[0]
-        new = self.message(old.body, link, old.id)
+        new = self.message(old.body, link, old.id, again=True)
         old.link.alive = alive
         key = "elsewhere" if elsewhere else key
         assert self.buffer.replace(old, new, key) is self.reference.replace(old, new, key) is not elsewhere
