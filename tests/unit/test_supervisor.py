@@ -27,6 +27,10 @@ class Piped:
     def drain(self):
         self.calls.append("drain")
 
+    def force(self):
+        self.calls.append("force")
+        return 1
+
 
 class Route:
     """What the supervisor asks of a route; notes the order of what it is told."""
@@ -68,7 +72,7 @@ class Route:
 
 @pytest.fixture(autouse=True)
 def _signals():
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)
@@ -96,6 +100,27 @@ def test_stop_is_the_same_from_any_thread():
     route = Route()
     assert run(route, then=Supervisor.stop) == 0
     assert route.calls == IN_ORDER
+
+
+def test_a_signal_forces_every_route():
+    first, second = Route(), Route()
+    reached = threading.Event()
+    tend = second.tend
+
+    def tended():
+        tend()
+        if "force" in second.calls:
+            reached.set()
+
+    second.tend = tended
+
+    def then(supervisor):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert reached.wait(30)
+        supervisor.stop()
+
+    assert run(first, second, then=then) == 0
+    assert first.calls == second.calls == ["force", *IN_ORDER]
 
 
 def test_a_signal_takes_no_lock_that_the_main_thread_may_hold():
