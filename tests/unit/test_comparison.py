@@ -20,7 +20,7 @@ PAGE = ROOT / "docs" / "comparison.md"
 TEXT = PAGE.read_text()
 
 # apache/camel, main branch: aggregate.json (14144d0), AggregateProcessor and AggregateController
-# (014fa5e), RecoverableAggregationRepository (15b0de6), AggregationStrategy
+# (014fa5e), RecoverableAggregationRepository (15b0de6), AggregationStrategy (0810500)
 CAMEL = """
     id note description disabled correlationExpression completionPredicate completionTimeoutExpression
     completionSizeExpression optimisticLockRetryPolicy parallelProcessing optimisticLocking executorService
@@ -96,7 +96,7 @@ def functions_of(path):
 def test_the_tests_are_there():
     links = LINK.findall(TEXT)
     assert len(links) > 80
-    known = {path: functions_of(PAGE.parent / path) for _, path in links}
+    known = {path: functions_of(PAGE.parent / path) for path in {path for _, path in links}}
     assert [name for name, path in links if name not in known[path]] == []
     assert len(links) == TEXT.count("](../tests/")
 

