@@ -84,6 +84,7 @@ def make_intake(route: Route, clock: Clock = SYSTEM_CLOCK) -> Intake:
         is_sentinel=compile_match(route.sentinel) if route.sentinel else None,
         sentinel_count=route.sentinel_count,
         delivery_limit=route.delivery_limit,
+        isolate_at=route.isolate_at,
         trust_json=route.trust_json,
         max_message=route.max_message,
     )

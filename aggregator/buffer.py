@@ -64,7 +64,7 @@ class Batch:
     ``sent``: when the first request with something of it left; ``inf`` before.
     ``expected``: how many members a count says that there are, where one came.
     ``documents``: what an aggregation made of it; ``repeats``: members that only said again what
-    another one said.
+    another one said. ``delivered``: of an isolated one, how often its member came before.
     """
 
     key: str | None
@@ -81,6 +81,7 @@ class Batch:
     sent: float = inf
     documents: int = 0
     repeats: int = 0
+    delivered: int = 0
     fates: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -213,6 +214,44 @@ class Buffer:
             self._complete(group, Trigger.SENTINEL, now)
         else:
             self._make_room(now)
+
+    def isolate(
+        self, delivery: Delivery, key: str | None, now: float, expected: int | None, delivered: int
+    ) -> None:
+        """Take a member that was ``delivered`` so often before that it has to go alone, at once.
+
+        Of a key that is a part: its group goes on, and counts it among its members. Raises as
+        :meth:`add` does.
+        """
+        group = self._groups.get(key)
+        if expected is not None and group is not None and group.expected not in {None, expected}:
+            said = f"of {expected} members, the group's others say of {group.expected}"
+            raise MessageRefusedError("bad-sequence", said)
+        late = group is None and self._closed.holds(key, now) and self._late != LATE_NEW
+        if late and self._late == LATE_REFUSED:
+            raise MessageRefusedError("late", "its group is complete")
+        single = Group(key, now)
+        single.deliveries.append(delivery)
+        single.bytes = len(delivery.body)
+        single.expected = expected
+        part = 0
+        if key is not None and not late:
+            part, single.gone, single.announced = self._parts.get(key, NO_PARTS)
+            if group is not None:
+                single.announced = group.announced
+        self._done.append(self._batch(single, Trigger.ISOLATED, part + 1, now, delivered))
+        if late or key is None:
+            return
+        self._part(key, part + 1, single.gone + 1, single.announced)
+        if group is not None:
+            group.gone = single.gone + 1
+            group.expected = group.expected if expected is None else expected
+            if trigger := self._all_there(group):
+                self._complete(group, trigger, now)
+        elif self._all_there(single):
+            self._done[-1].complete = True
+            del self._parts[key]
+            self._closed.close(key, now)
 
     def advance(self, now: float) -> None:
         """Complete every group whose time has come."""
@@ -361,13 +400,16 @@ class Buffer:
             if trigger in self._completion.closing:
                 self._closed.close(group.key, now)
             else:
-                self._parts[group.key] = part, group.gone + _different(group.deliveries), group.announced
-                if len(self._parts) > PARTS_REMEMBERED:
-                    self._parts.popitem(last=False)
+                self._part(group.key, part, group.gone + _different(group.deliveries), group.announced)
         self._done.append(self._batch(group, trigger, part, now))
         self._remove(group)
 
-    def _batch(self, group: Group, trigger: Trigger, part: int, now: float) -> Batch:
+    def _part(self, key: str | None, part: int, members: int, announced: int | None) -> None:
+        self._parts[key] = part, members, announced
+        if len(self._parts) > PARTS_REMEMBERED:
+            self._parts.popitem(last=False)
+
+    def _batch(self, group: Group, trigger: Trigger, part: int, now: float, delivered: int = 0) -> Batch:
         return Batch(
             group.key,
             group.deliveries,
@@ -379,6 +421,7 @@ class Buffer:
             group.opened,
             now,
             group.announced if group.expected is None else group.expected,
+            delivered=delivered,
         )
 
     def _remove(self, group: Group) -> None:

@@ -42,6 +42,8 @@ class Trigger(Enum):
     FORCED = "forced"
     LATE = "late"
     """The key was closed before: the message goes alone."""
+    ISOLATED = "isolated"
+    """It was delivered so often without a verdict that it may be what kills the process: it goes alone."""
     SHUTDOWN = "shutdown"
 
 

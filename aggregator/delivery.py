@@ -38,6 +38,11 @@ class Link(Protocol):
     epoch: int
     alive: bool
 
+    @property
+    def unsent(self) -> bool:
+        """Whether settlements were asked for that were not sent yet. Any thread may ask."""
+        ...
+
     def settle(self, deliveries: Sequence[Delivery], how: Settlement) -> None:
         """Ask the link's owner to settle. Any thread may call; never blocks; a dead link ignores it."""
         ...

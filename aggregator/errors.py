@@ -64,6 +64,10 @@ class SinkUnavailableError(SinkError):
     """
 
 
+class SinkRaisedError(SinkUnavailableError):
+    """The user's own function raised, maybe for one item: all are sent again, from the second time halved."""
+
+
 class RequestTooLargeError(SinkError):
     """The sink refuses requests of this size: halve it; a single item is dead-lettered."""
 

@@ -37,6 +37,14 @@ class Sorted:
 
     entries: list[Entry] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
+    #: delivery, key, members of its group, and how often it was delivered before
+    suspects: list[tuple[Delivery, str | None, int | None, int]] = field(default_factory=list)
+
+    def suspect(self, delivered: int) -> None:
+        """Take the latest entry for one that may kill the process. A sentinel is not written: it cannot."""
+        if not self.entries[-1][2]:
+            delivery, key, _, expected = self.entries.pop()
+            self.suspects.append((delivery, key, expected, delivered))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,7 @@ class Intake:
     default_key: str | None = None
     sequence: Expression | None = None
     delivery_limit: int = 15
+    isolate_at: int | None = None
     trust_json: bool = False
     max_message: int = 16 * 1024 * 1024
     _process: str = field(default_factory=lambda: token_hex(4))
@@ -69,8 +78,7 @@ class Intake:
         for delivery in deliveries:
             delivery.received = now
             try:
-                if delivery.redelivered:
-                    self._guard(delivery)
+                delivered = self._guard(delivery) if delivery.redelivered else 0
                 given = self._read(read_id, delivery) if read_id is not None else None
                 if given:
                     delivery.id = given
@@ -78,6 +86,8 @@ class Intake:
                 else:
                     delivery.id = f"{prefix}{next(self._serial):08x}"
                 self._place(delivery, result)
+                if delivered and self.isolate_at is not None and delivered >= self.isolate_at:
+                    result.suspect(delivered)
             except MessageRefusedError as exc:
                 result.refused.append(self.refusal(delivery, exc))
             except Exception as exc:  # noqa: BLE001
@@ -106,11 +116,12 @@ class Intake:
     def _document(self, delivery: Delivery) -> bytes:
         return make_document(delivery, trust_json=self.trust_json, max_bytes=self.max_message)
 
-    def _guard(self, delivery: Delivery) -> None:
+    def _guard(self, delivery: Delivery) -> int:
         # RabbitMQ drops a message silently beyond its delivery limit: it has to leave before
-        delivered = delivery.headers.get(DELIVERY_COUNT)
-        if isinstance(delivered, int) and delivered >= self.delivery_limit:
+        delivered = delivered_before(delivery)
+        if delivered >= self.delivery_limit:
             raise MessageRefusedError("delivery-limit", f"delivered {delivered} times without a verdict")
+        return delivered
 
     def _place(self, delivery: Delivery, result: Sorted) -> None:
         key = None
@@ -154,6 +165,12 @@ class Intake:
         if expected < 0:
             raise MessageRefusedError("bad-sentinel", f"header {self.sentinel_count} is no number of members")
         return expected
+
+
+def delivered_before(delivery: Delivery) -> int:
+    """Return how often a redelivered message came before, as the broker counts it; 0 if it does not."""
+    delivered = delivery.headers.get(DELIVERY_COUNT)
+    return delivered if isinstance(delivered, int) else 0
 
 
 def _fingerprint(delivery: Delivery) -> int:

@@ -151,6 +151,10 @@ class AckWindow:
         """How many tags are unsettled."""
         return len(self._unsettled)
 
+    def __contains__(self, tag: Any) -> bool:
+        """Whether a tag is unsettled."""
+        return tag in self._unsettled
+
     def deliver(self, tag: Any) -> None:
         """Enter a tag that the broker has handed out."""
         self._unsettled[tag] = None

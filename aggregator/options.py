@@ -216,6 +216,14 @@ class Intake(Options):
     delivery_limit: Count = option(
         15, "delivered so often, a message is dead-lettered before RabbitMQ drops it at 20", "N", ge=1, lt=20
     )
+    isolate_at: Annotated[Count | None, Unset] = option(
+        5,
+        "delivered so often, a message is written alone: it may be what kills the process",
+        "N",
+        unset="off",
+        ge=1,
+        lt=20,
+    )
     dead_letter: Annotated[Text | None, Unset] = option(
         None, "where refused messages go: a queue's name, or exchange:NAME", "NAME", unset="QUEUE.dead"
     )

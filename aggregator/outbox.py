@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, groupby
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from aggregator.backoff import Backoff
 from aggregator.delivery import Aggregate
-from aggregator.errors import RequestRefusedError, RequestTooLargeError
+from aggregator.errors import RequestRefusedError, RequestTooLargeError, SinkRaisedError
+from aggregator.isolation import Isolation
 from aggregator.sinks.base import Fate, Verdict
 
 if TYPE_CHECKING:
@@ -39,9 +40,12 @@ class Request:
     left, ``inf`` before. ``attempts``: how often
     they were sent before. ``first_failed``: when they failed first, None if they did not;
     ``last_failed``: at last. ``lone``: how often they failed while the sink took others.
+    ``delivered``: above 0, they are isolated, and were delivered so often before.
     """
 
-    __slots__ = ("attempts", "first_failed", "items", "last_failed", "lone", "sent", "since", "size")
+    __slots__ = (
+        "attempts", "delivered", "first_failed", "items", "last_failed", "lone", "sent", "since", "size",
+    )  # fmt: skip
 
     def __init__(self, items: list[Item], size: int, since: float) -> None:
         self.items = items
@@ -52,10 +56,11 @@ class Request:
         self.first_failed: float | None = None
         self.last_failed = inf
         self.lone = 0
+        self.delivered = 0
 
     def like(self, other: Request) -> Request:
         """Take over the history of another; return itself."""
-        self.attempts, self.lone = other.attempts, other.lone
+        self.attempts, self.lone, self.delivered = other.attempts, other.lone, other.delivered
         self.first_failed, self.last_failed = other.first_failed, other.last_failed
         return self
 
@@ -153,6 +158,7 @@ class Outbox:
         self._ready: deque[Request] = deque()  # never sent, may be merged
         self._ready_items = 0
         self._later: list[tuple[float, int, Request]] = []  # retries, halves, freed items: go as they are
+        self.isolation = Isolation()
         self._ticket = count()
         self._busy: dict[str, deque[Item] | None] = {}
         self.pending = 0
@@ -179,8 +185,27 @@ class Outbox:
         """How many items a request may hold."""
         return self._max_items
 
-    def take(self, now: float, *, hurry: bool = False) -> Request | None:
-        """Return the next request to send, or None. ``hurry``: linger for nothing."""
+    def isolate(self, item: Item, delivered: int, now: float) -> None:
+        """Take an item that is to be sent alone, while nothing else is under way.
+
+        ``delivered``: how often it was handed out before: of several the one with the least goes first.
+        """
+        self.pending += 1
+        self.bytes += item.size
+        request = Request([item], item.size, now)
+        request.delivered = delivered
+        self._admit(request, request.items)
+        if request.items:
+            self.isolation.put(request, now)
+
+    def take(self, now: float, *, hurry: bool = False, quiet: bool = True) -> Request | None:
+        """Return the next request to send, or None. ``hurry``: linger for nothing.
+
+        ``quiet``: everything that was sent before is concluded, so that an isolated request may go.
+        """
+        isolation = self.isolation
+        if isolation and (isolation.under_way is not None or self._is_isolated_next(now)):
+            return self._take_isolated() if quiet and self.gate.passes(now) else None
         while self.gate.passes(now):
             fresh = bool(self._ready) and (hurry or now >= self._linger_until())
             # the trial of a shut gate is one that has not failed: else an item that always fails would
@@ -196,8 +221,20 @@ class Outbox:
                 return request
         return None
 
-    def wake_at(self) -> float:
+    def wake_at(self, now: float = -inf, *, quiet: bool = True) -> float:
         """Return when :meth:`take` may have something though nothing else happens; ``inf`` for never."""
+        isolation, gate = self.isolation, self.gate
+        if not isolation:
+            return self._plain_at()
+        if isolation.under_way is not None:
+            return inf
+        if self._is_isolated_next(now):  # whoever ends what is under way looks again
+            return max(now, gate.wake_at if gate.shut else now) if quiet else inf
+        if gate.shut and isolation.is_due(now):
+            return self._plain_at()
+        return min(self._plain_at(), max(isolation.wake_at, gate.wake_at if gate.shut else now))
+
+    def _plain_at(self) -> float:
         later = self._later[0][0] if self._later else inf
         if not self._ready and later == inf:
             return inf
@@ -206,6 +243,7 @@ class Outbox:
 
     def resolve(self, request: Request, verdicts: Sequence[Verdict] | None, now: float) -> Outcome:
         """Take the sink's verdicts, one for each item (None: all written); return what is final."""
+        self.isolation.end(request, now)
         if verdicts is None:
             self.gate.succeeded(now)
             self._fitted(request.size)
@@ -237,8 +275,11 @@ class Outbox:
 
     def fail(self, request: Request, error: Exception, now: float) -> Outcome:
         """Take a failure of the whole request; return what is final by it."""
+        self.isolation.end(request, now)
         if not isinstance(error, RequestTooLargeError | RequestRefusedError):
-            self._retry(request, request.items, now)
+            raised_again = isinstance(error, SinkRaisedError) and request.attempts
+            for items in _halves(request.items) if raised_again else (request.items,):
+                self._retry(request, items, now)
             self.gate.failed(now)
             return Outcome([], [])
         self.gate.succeeded(now)  # it answered
@@ -265,7 +306,7 @@ class Outbox:
         request.items = [item for item in request.items if id(item) not in gone]
         request.size -= size
         if not request.items:
-            self.gate.withdrawn()
+            self._withdraw(request, now)
         self._finish(leaving, size, now)
         return Outcome([], refused)
 
@@ -286,7 +327,7 @@ class Outbox:
         self._admit(request, new)
         self._release(made, now)
         if not request.items:
-            self.gate.withdrawn()
+            self._withdraw(request, -inf)
 
     def put_back(self, request: Request, keep: int, now: float) -> None:
         """Leave a request its first ``keep`` items; the others go in one of their own."""
@@ -309,18 +350,39 @@ class Outbox:
                 behind.extend(kept)
         for request in self._ready:
             self._ready_items -= len(self._part(request, gone))
-        for _, _, request in tuple(self._later):
+        for request in (*(entry[2] for entry in self._later), *self.isolation):
             self._release(self._part(request, gone), -inf)
 
     def waiting(self) -> list[Item]:
         """Return the items that are here and not under way."""
-        queued = (*self._ready, *(entry[2] for entry in self._later))
+        queued = (*self._ready, *(entry[2] for entry in self._later), *self.isolation)
         behind = (waiting for waiting in self._busy.values() if waiting)
         return [*(i for request in queued for i in request.items), *(i for items in behind for i in items)]
 
     def _enqueue(self, request: Request) -> None:
         self._ready.append(request)
         self._ready_items += len(request.items)
+
+    def _is_isolated_next(self, now: float) -> bool:
+        """Whether others leave no more: none is left, or they have had their time.
+
+        A sink that fails is tried with others, as long as there are any.
+        """
+        if not self.isolation.is_due(now):
+            return False
+        others = bool(self._ready or (self._later and self._later[0][0] <= now))
+        return not others or (now >= self.isolation.turn and not self.gate.shut)
+
+    def _take_isolated(self) -> Request | None:
+        if self.isolation.under_way is not None:
+            return None
+        self.gate.leave()
+        return self.isolation.take()
+
+    def _withdraw(self, request: Request, now: float) -> None:
+        """Note that nothing of a request reaches the sink."""
+        self.gate.withdrawn()
+        self.isolation.end(request, now)
 
     def _linger_until(self) -> float:
         if self._ready_items >= self._max_items:
@@ -371,8 +433,7 @@ class Outbox:
         self._push(again, now + self._backoff.pause(again.attempts))
 
     def _halve(self, request: Request, now: float) -> None:
-        middle = len(request.items) // 2
-        for items in (request.items[:middle], request.items[middle:]):
+        for items in _halves(request.items):
             self._push(Request(items, sum(item.size for item in items), request.since).like(request), now)
 
     def _unmake(self, request: Request, item: Aggregate, now: float) -> None:
@@ -419,13 +480,18 @@ class Outbox:
             if item.fingerprint and (behind := busy.pop(item.id, None)):
                 freed.append(behind.popleft())
                 busy[item.id] = behind or None
-        for request in self._cut(freed, now):
-            self._push(request, now)
+        for delivered, alike in groupby(freed, _delivered):
+            for request in self._cut(alike, now):
+                request.delivered = delivered
+                self._push(request, now)
 
     def _push(self, request: Request, when: float) -> None:
+        if request.delivered:
+            self.isolation.put(request, when)
+            return
         heappush(self._later, (when, next(self._ticket), request))
 
-    def _cut(self, items: Sequence[Item], now: float) -> Iterator[Request]:
+    def _cut(self, items: Iterable[Item], now: float) -> Iterator[Request]:
         """Yield requests of these items that each keep the bounds, but for a single larger item."""
         part: list[Item] = []
         size = 0
@@ -441,6 +507,16 @@ class Outbox:
     def _is_hopeless(self, request: Request, now: float) -> bool:
         first = request.first_failed
         return first is not None and now - first >= self._patience and request.lone >= LONE_FAILURES
+
+
+def _halves(items: list[Item]) -> tuple[list[Item], ...]:
+    middle = len(items) // 2
+    return (items[:middle], items[middle:]) if middle else (items,)
+
+
+def _delivered(item: Item) -> int:
+    batch = getattr(item, "batch", None)
+    return batch.delivered if batch is not None else 0
 
 
 def _last_word(error: RequestTooLargeError | RequestRefusedError) -> Verdict:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
-from threading import Condition, Event
+from threading import Condition, Event, Lock
 from typing import TYPE_CHECKING
 
 import structlog
@@ -51,6 +51,8 @@ RELIEF = 8
 #: So long after a link has come or gone, the others may still be on their way: what the broker sends
 #: over the first is not yet all that it will send.
 CONNECTING_SECONDS = 2.0
+#: How long an isolated request lets acks go out before it looks again.
+ACK_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,8 @@ class Pipeline:
         self._hands = 0
         self._closed = False
         self._consume = Event()
+        #: held by the worker that takes messages one at a time
+        self.sifting = Lock()
         self.last_received = -inf
         self.unrecoverable = False
         self._standing = Standing(limits.backoff, limits.ack_deadline)
@@ -241,6 +245,19 @@ class Pipeline:
             with self._changed:
                 self._nudge(now)  # somebody has to see whether they get through
 
+    @property
+    def isolates(self) -> bool:
+        """Whether messages that were delivered often are written alone."""
+        return self._intake.isolate_at is not None
+
+    def is_trying(self, delivery: Delivery) -> bool:
+        """Whether a delivery is written alone, and it may still turn out that this kills the process."""
+        batch = getattr(delivery, "batch", None)
+        if batch is None or not batch.delivered:
+            return False
+        with self._changed:
+            return not self._outbox.isolation.puts_off(batch)
+
     def expect(self, capacity: int) -> None:
         """Say how many messages the broker will send over all links, once they are open."""
         self._capacity = capacity
@@ -339,6 +356,12 @@ class Pipeline:
                     buffer.add(delivery, key, now, expected)
             except MessageRefusedError as exc:
                 refused.append(self._intake.refusal(delivery, exc))
+        for delivery, key, expected, delivered in result.suspects:
+            if self._is_new(delivery, key, again):
+                try:
+                    buffer.isolate(delivery, key, now, expected, delivered)
+                except MessageRefusedError as exc:
+                    refused.append(self._intake.refusal(delivery, exc))
         refused += (entry for entry in result.refused if self._is_new(entry.delivery, None, again))
         return again, refused
 
@@ -387,7 +410,10 @@ class Pipeline:
             if members:
                 whole = self._aggregated
                 items = [Aggregate(members, batch, bodies=batch.bytes)] if whole else members
-                self._outbox.offer(items, batch.bytes, now)
+                if batch.delivered:
+                    self._outbox.isolate(items[0], batch.delivered, now)
+                else:
+                    self._outbox.offer(items, batch.bytes, now)
             else:
                 self._settler.finish([batch])
 
@@ -413,10 +439,18 @@ class Pipeline:
         sentinels = self._settler.wake_at
         if not self.consuming:
             return min(self._probe_due(), sentinels)
-        due = min(self._outbox.wake_at(), self._buffer.next_deadline, self._relief_at(), sentinels)
+        outbox = self._outbox.wake_at(now, quiet=self._quiet)
+        due = min(outbox, self._buffer.next_deadline, self._relief_at(), sentinels)
+        if self._outbox.isolation and not (self._hands or self._quiet):
+            due = min(due, now + ACK_SECONDS)
         if self._dead_letters.pending:
             due = min(due, now + self._standing.patience)  # to see whether they get through
         return due
+
+    @property
+    def _quiet(self) -> bool:
+        """Whether all that was written is concluded, and the broker told: a crash takes none of it back."""
+        return not (self._hands or (self._outbox.isolation and any(link.unsent for link in self._links)))
 
     def _nudge(self, now: float) -> None:
         """Wake a flush thread, unless one of those that sleep wakes in time by itself."""
@@ -435,7 +469,8 @@ class Pipeline:
             self._buffer.advance(now)
             self._relieve(now)
             self._dispatch(now)
-            request = self._outbox.take(now, hurry=self.state is RouteState.DRAINING)
+            hurry = self.state is RouteState.DRAINING
+            request = self._outbox.take(now, hurry=hurry, quiet=self._quiet)
             job = partial(self._send, request, self._lost) if request is not None else None
         self._hands += job is not None
         return job

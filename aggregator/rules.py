@@ -131,6 +131,7 @@ def route_faults(route: Route, label: Callable[[str], str]) -> Iterator[Configur
         *_names(route),
         *_window(route),
         *_times(route),
+        *_isolation(route),
         *_sentinel(route),
         *_aggregation(route),
     ):
@@ -206,6 +207,12 @@ def _window(route: Route) -> Iterator[tuple[str, str]]:
     else:
         workers = ceil(route.size / MAX_PREFETCH)
         yield "size", f"{sums}; at least {workers} workers are needed, or a size of {total} at most"
+
+
+def _isolation(route: Route) -> Iterator[tuple[str, str]]:
+    if route.isolate_at is not None and route.isolate_at >= route.delivery_limit:
+        problem = f"{route.isolate_at} is not below delivery_limit {route.delivery_limit}"
+        yield "isolate_at", f"{problem}; {route.delivery_limit - 1} at most is needed, or off"
 
 
 def _times(route: Route) -> Iterator[tuple[str, str]]:

@@ -34,6 +34,7 @@ class ChannelLink:
         self._channel = channel
         self._clock = clock
         self._window = AckWindow(multiple=multiple)
+        self._sending = False
         self._outbox: deque[tuple[Sequence[Delivery], Settlement, float]] = deque()
 
     @property
@@ -41,11 +42,20 @@ class ChannelLink:
         """Deliveries that the broker still counts as ours."""
         return len(self._window)
 
+    @property
+    def unsent(self) -> bool:
+        """Whether settlements were asked for that were not sent yet. Any thread may ask."""
+        return self.alive and (self._sending or bool(self._outbox))
+
     def settle(self, deliveries: Sequence[Delivery], how: Settlement) -> None:
         """Ask the owner to settle. Any thread; never blocks; a dead link ignores it."""
         if self.alive:
             self._outbox.append((deliveries, how, self._clock.monotonic()))
             self.wake()
+
+    def holds(self, tag: Any) -> bool:
+        """Whether a tag is unsettled: the broker was sent no word on it."""
+        return tag in self._window
 
     # ── the owner's part ──
 
@@ -59,6 +69,13 @@ class ChannelLink:
         ``on_lag`` is told the seconds from the asking to the sending, once for each asking. Errors of the
         channel go to the caller: the link is lost with them, and must not be used again.
         """
+        self._sending = True
+        try:
+            return self._perform(on_lag)
+        finally:
+            self._sending = False
+
+    def _perform(self, on_lag: Callable[[float], None]) -> int:
         settled = 0
         while self._outbox:
             deliveries, how, asked = self._outbox.popleft()

@@ -13,12 +13,14 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from amqp.exceptions import AMQPNotImplementedError, ResourceLocked
 from kombu.entity import Queue
 from kombu.mixins import ConsumerMixin
 
 from aggregator.backoff import Backoff
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import UnrecoverableError
+from aggregator.intake import delivered_before
 from consumers.connecting import is_contradiction, is_not_found
 from consumers.delivery import AmqpDelivery, KombuDelivery, undecoded
 from consumers.link import ChannelLink
@@ -41,13 +43,15 @@ TICK_SECONDS = 1.0
 POLL_SECONDS = 0.05
 #: How long a route that stops consuming waits for refused messages to be safe.
 PARTING_SECONDS = 2.0
+#: The wait for another worker that takes messages one at a time; the connection is kept alive meanwhile.
+TURN_SECONDS = 0.25
 #: Frames of one read at most, so that acks and heartbeats have their turn.
 FRAMES_AT_ONCE = 3_000
 MESSAGES_AT_ONCE = 1_000
 #: Bodies of one read at most, so that the bound on what is held is asked again.
 BYTES_AT_ONCE = 1024 * 1024
 
-STATES = ("connecting", "consuming", "waiting", "stopping", "stopped")
+STATES = ("connecting", "isolating", "consuming", "waiting", "stopping", "stopped")
 
 
 class LinkLostError(ConnectionError):
@@ -100,6 +104,7 @@ class Worker(ConsumerMixin):
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wakes = select.poll()
         self._wakes.register(self._wake_read, select.POLLIN)
+        self._sifts = True
         self._link: Any = None
         self._socket: Any = None
         self._errors = (*self.connection.connection_errors, *self.connection.channel_errors)
@@ -208,6 +213,9 @@ class Worker(ConsumerMixin):
             channel.Message = undecoded(channel.Message)
         self._link = link
         self._pipeline.link_opened(link, self.prefetch)
+        self._sift(channel)
+        if self._leaves:
+            return []  # what would be pushed now would only be given back
         # x-priority and its like
         arguments = getattr(self._entity, "consumer_arguments", None)
         queue = Queue(self.queue, no_declare=True, consumer_arguments=arguments)
@@ -219,6 +227,64 @@ class Worker(ConsumerMixin):
                 auto_declare=False,
             )
         ]
+
+    # ── before consuming: what came before ──
+
+    @property
+    def _leaves(self) -> bool:
+        return self.should_stop or not self._pipeline.consuming
+
+    def _sift(self, channel: Any) -> None:
+        """Get what was delivered before one by one, and nothing more while a suspect has no verdict.
+
+        A consumer is sent its whole prefetch: where one message kills the process, the broker counts a
+        delivery of them all. Got singly, it is that one's alone. What returns to a queue stands at its
+        head: the first that never came before ends it, for most starts at the first look. One worker
+        of the route does it at a time.
+        """
+        counts = self._amqp or getattr(channel, "counts_deliveries", False)
+        if not (counts and self._sifts and self._pipeline.isolates):
+            return
+        turn = self._pipeline.sifting
+        while not turn.acquire(timeout=TURN_SECONDS):
+            if self._leaves:
+                return
+            if self._socket is None or self._pending() or self._readable.poll(0):
+                self._read()
+            self._settle()
+        try:
+            while not self._leaves and self._get_one(channel):
+                self.state = "connecting"
+        finally:
+            turn.release()
+
+    def _get_one(self, channel: Any) -> bool:
+        """Get a message, and wait for its verdict if it is a suspect; return whether it came before."""
+        try:
+            message = channel.basic_get(self.queue)
+        except (ResourceLocked, AMQPNotImplementedError):
+            # a queue with a single active consumer, a stream
+            self._sifts = False
+            self._log.info("queue_without_get", queue=self.queue)
+            raise
+        if message is None:
+            return False
+        self._receive(channel.message_to_python(message) if self._amqp else message)
+        delivery, link = self._inbox[-1], self._link
+        self._hand_over()
+        if not (delivery.redelivered and delivered_before(delivery)):
+            return False
+        self._settle()
+        while not self._leaves and (
+            link.unsettled >= self.prefetch
+            or not self._pipeline.has_room
+            or (link.holds(delivery.tag) and self._pipeline.is_trying(delivery))
+        ):
+            self.state = "isolating"
+            if self._wait():
+                self._read()
+            self._settle()
+        return True
 
     def _receive(self, message: Any) -> None:
         """Take one message: only noted here, so that nothing can go wrong inside kombu's callback."""

@@ -5,7 +5,9 @@ time. It returns nothing: what it has not marked was written. It marks what was 
 ``retry``, ``block``, ``duplicate``.
 
 Whatever it raises, nothing is known of any item: all of them come again after a pause, and the marks
-made before do not count, as the next call marks anew. A :class:`~aggregator.errors.SinkError` keeps
+made before do not count, as the next call marks anew. From the second time they come in halves, so
+that one document that it cannot stand is alone in the end; that is given up after a quarter of the
+ack deadline, while others are taken. A :class:`~aggregator.errors.SinkError` keeps
 its own meaning; a :class:`~aggregator.errors.MessageRefusedError` says that one item is at fault,
 which is found by halves. A wrong mark, or anything returned, counts as an exception.
 
@@ -28,6 +30,7 @@ from aggregator.errors import (
     MessageRefusedError,
     RequestRefusedError,
     SinkError,
+    SinkRaisedError,
     SinkUnavailableError,
 )
 from aggregator.importing import check_function, load_function
@@ -134,7 +137,7 @@ class FunctionSink:
         else:
             # the text of a foreign exception may hold a document: its type and place do not
             own = _code(self._function)
-            error = SinkUnavailableError(f"{self._name} raised {_named(exc, own and own.co_filename)}")
+            error = SinkRaisedError(f"{self._name} raised {_named(exc, own and own.co_filename)}")
         error.__cause__ = exc
         return error
 

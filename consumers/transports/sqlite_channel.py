@@ -46,6 +46,8 @@ class Channel(Declaring, StdChannel):
     #: ``basic_ack(tag, multiple=True)`` acks every lower tag of this channel too
     supports_multiple_ack = True
     supports_batch_publish = True
+    #: a redelivered message has the header ``x-delivery-count``
+    counts_deliveries = True
 
     def __init__(self, connection: Connection, channel_id: int) -> None:
         self.connection: Connection | None = connection

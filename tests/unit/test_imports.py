@@ -14,7 +14,7 @@ DIRECTION = """
     errors clock backoff breaker ledger standing ports sinks.base closed history
     importing schedule
     completion
-    delivery correlation content
+    delivery correlation content isolation
     documents buffer outbox
     settlement merging
     aggregation intake

@@ -30,6 +30,7 @@ class Pipeline:
         self.consuming = True
         self.refusing = False
         self.has_room = True
+        self.isolates = False
         self.received = []
         self.opened = []
         self.lost = []

@@ -1,0 +1,251 @@
+"""Messages that kill the process, against a broker that counts deliveries as a quorum queue does.
+
+A process is a route with its links; it dies inside the sink's write, and all that it has unacked
+is ready again, counted once more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from aggregator.completion import Age, Size, any_of
+from aggregator.correlation import compile_expression
+from aggregator.intake import Intake, delivered_before
+from aggregator.metrics import Metrics
+from aggregator.pipeline import Limits, Pipeline
+from aggregator.testing.clock import VirtualClock
+from tests.models import Faults, ModelBroker, ModelDeadLetters, ModelSink
+
+ISOLATE_AT, LIMIT = 5, 15
+#: Quick profiles take a few of the examples: each one is some ten thousand deliveries.
+EXAMPLES = max(6, settings.default.max_examples // 8)
+
+
+class Killed(BaseException):
+    """What a SIGKILL is to a process."""
+
+
+@dataclass(frozen=True)
+class World:
+    """``sifts``: what was delivered before is got singly. ``flow``: new messages with each tick.
+
+    ``pause``: ticks that a start takes at most; the others go on meanwhile.
+    """
+
+    seed: int
+    innocents: int = 300
+    culprits: int = 1
+    keyed: bool = False
+    processes: int = 1
+    flow: int = 0
+    sifts: bool = True
+    links: int = 3
+    prefetch: int = 60
+    pause: int = 20
+
+
+class Process:
+    """One life of a process."""
+
+    def __init__(self, world, broker, clock, sink, chance):
+        self.world, self.broker, self.clock, self.chance = world, broker, clock, chance
+        self.dead = ModelDeadLetters(clock)
+        self.pipeline = Pipeline(
+            "r",
+            intake=Intake(
+                clock,
+                key=compile_expression("header:key") if world.keyed else None,
+                id=compile_expression("message_id"),
+                delivery_limit=LIMIT,
+                isolate_at=ISOLATE_AT,
+            ),
+            completion=any_of(Size(chance.choice([5, 20, 100])), Age(2.0)),
+            sink=sink,
+            dead_letters=self.dead,
+            metrics=Metrics(CollectorRegistry()).route("r"),
+            limits=Limits(request_items=100, breaker_window=0),
+            clock=clock,
+        )
+        self.dead.report = self.pipeline.dead_lettered
+        self.pipeline.expect(world.links * world.prefetch)
+        self.links = []
+        self.sifting = None
+
+    def tick(self):
+        """Connect, sift, consume, write, ack: a little of each, in any order. Raises Killed."""
+        if len(self.links) < self.world.links and self.sifting is None:
+            link = self.broker.connect(self.world.prefetch)
+            self.links.append(link)
+            self.pipeline.link_opened(link, link.prefetch)
+            self.sifting = (link, None) if self.world.sifts else None
+        elif self.sifting is not None:
+            self.sift(*self.sifting)
+        for link in self.chance.sample(self.links, len(self.links)):
+            if self.sifting is None or link is not self.sifting[0]:
+                self.receive(link, self.chance.randint(0, 40))
+        for _ in range(self.chance.randint(0, 5)):
+            self.pipeline.step()
+        self.dead.begin(100)
+        self.dead.end(confirmed=True)
+        for link in self.links:
+            if self.chance.random() < 0.7:
+                link.perform(lambda seconds: None)
+
+    def sift(self, link, suspect):
+        """What a worker does before it consumes."""
+        if suspect is not None and link.holds(suspect.tag) and self.pipeline.is_trying(suspect):
+            self.pipeline.step()
+            link.perform(lambda seconds: None)
+            return
+        link.perform(lambda seconds: None)
+        if link.unsettled >= self.world.prefetch:
+            return
+        found = self.receive(link, 1)
+        goes_on = found and found[0].redelivered and delivered_before(found[0])
+        self.sifting = (link, found[0]) if goes_on else None
+
+    def receive(self, link, most):
+        found = self.broker.deliver(link, most)
+        if found:
+            self.pipeline.accept(found)
+        return found
+
+    def die(self):
+        for link in self.links:
+            link.alive = False
+            self.broker.hang_up(link.channel, lambda messages: messages[::-1])  # in their old order
+
+
+@dataclass
+class Result:
+    """How it went."""
+
+    deaths: int
+    innocents: int
+    letters: Counter
+    lost: set
+
+
+def play(world):  # noqa: C901 - a world in one place
+    """Let a world run until its queue is empty."""
+    chance = Random(world.seed)
+    clock, faults = VirtualClock(), Faults()
+    broker, sink, letters = ModelBroker(clock, faults), ModelSink(faults), Counter()
+    total = world.innocents + world.culprits
+    poison = set(chance.sample(range(total), world.culprits))
+    numbers = count()
+
+    def publish(body):
+        number = next(numbers)
+        broker.publish(body, id=f"m{number}", key=f"k{number % 7}" if world.keyed else None)
+
+    def decide(items):
+        if any(b"poison" in item.document for item in items):
+            raise Killed
+
+    sink.decide = decide
+    for number in range(total):
+        publish(b'{"poison": %d}' % number if number in poison else b'{"n": %d}' % number)
+    lives = [None] * world.processes
+    pauses = [0] * world.processes
+    deaths, quiet = 0, 0
+    for tick in range(200_000):
+        clock.advance(chance.choice([0.001, 0.02, 0.3]))
+        if tick < 3_000:
+            for _ in range(chance.randint(0, world.flow)):
+                publish(b"{}")
+        which = chance.randrange(world.processes)
+        life = lives[which]
+        if life is None:
+            pauses[which] -= 1
+            if pauses[which] > 0:
+                continue
+            lives[which] = Process(world, broker, clock, sink, chance)
+            continue
+        try:
+            life.tick()
+        except Killed:
+            life.die()
+            sink.under_way.clear()
+            letters.update(entry.reason for entry in life.dead.published)
+            lives[which] = None
+            pauses[which] = chance.randint(1, world.pause)
+            deaths += 1
+        held = any(life and any(link.channel.unacked for link in life.links) for life in lives)
+        quiet = 0 if broker.ready or held else quiet + 1
+        if quiet > 3 * world.processes * world.pause and (tick >= 3_000 or not world.flow):
+            break
+    else:
+        raise AssertionError(f"it never ends: {deaths} deaths, {len(broker.ready)} ready")
+    for life in filter(None, lives):
+        letters.update(entry.reason for entry in life.dead.published)
+    assert not faults, list(faults)
+    innocent = [m for m in broker.published if b"poison" not in m.body]
+    return Result(
+        deaths,
+        max(message.deliveries - 1 for message in innocent),
+        letters,
+        {m.id for m in innocent} - sink.stored.keys(),
+    )
+
+
+def worlds(**fixed):
+    """Worlds of any kind, but for what is ``fixed``."""
+    kinds = {
+        "seed": st.integers(0, 2**32),
+        "innocents": st.sampled_from([20, 300, 600]),
+        "culprits": st.just(1),
+        "keyed": st.booleans(),
+        "flow": st.sampled_from([0, 0, 0, 2]),
+        "links": st.integers(1, 4),
+        "prefetch": st.sampled_from([10, 60, 200]),
+    }
+    return st.builds(World, **{**kinds, **fixed})
+
+
+def judge(world, most):
+    """Only the culprits are dead-lettered, after so many deaths; no innocent came more often than ``most``."""
+    result = play(world)
+    event(f"an innocent's count: {result.innocents}")
+    assert not result.lost
+    assert result.letters == {"delivery-limit": world.culprits}
+    assert result.innocents <= most
+    assert result.deaths <= LIMIT * world.culprits
+
+
+of_all = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+
+
+@of_all
+@given(worlds(culprits=st.integers(1, 3)))
+def test_one_process(world):
+    """Once they are isolated, innocents share no death any more, whatever the number of culprits."""
+    judge(world, ISOLATE_AT)
+
+
+@of_all
+@given(worlds(processes=st.integers(2, 5)))
+def test_one_culprit_among_several_processes(world):
+    """What a process leaves behind is pushed to another, all at once: it takes two passes more."""
+    judge(world, ISOLATE_AT + 3)
+
+
+@of_all
+@given(worlds(sifts=st.just(False)))
+def test_one_culprit_where_messages_are_pushed(world):
+    """A queue that allows no get: there, too, a pass and its reverse are enough."""
+    judge(world, ISOLATE_AT + 3)
+
+
+def test_a_culprit_takes_innocents_along_where_nothing_is_isolated(monkeypatch):
+    """These accounts are able to show it."""
+    monkeypatch.setattr("tests.property.test_poison_property.ISOLATE_AT", None)
+    result = play(World(seed=1, sifts=False))
+    assert result.letters["delivery-limit"] > 1
