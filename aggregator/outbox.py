@@ -257,8 +257,7 @@ class Outbox:
             elif verdict.fate in FINAL:
                 others.append(Final(item, verdict))
             elif hopeless and verdict.fate is Fate.RETRY:
-                last = Verdict(Fate.DEAD_LETTER, "retries-exhausted", verdict.reason, verdict.status)
-                others.append(Final(item, last))
+                others.append(Final(item, _exhausted(verdict.reason, verdict.status)))
             else:
                 again.append(item)
                 blocked = blocked or verdict.fate is Fate.BLOCKED
@@ -277,8 +276,12 @@ class Outbox:
         """Take a failure of the whole request; return what is final by it."""
         self.isolation.end(request, now)
         if not isinstance(error, RequestTooLargeError | RequestRefusedError):
-            raised_again = isinstance(error, SinkRaisedError) and request.attempts
-            for items in _halves(request.items) if raised_again else (request.items,):
+            raised = isinstance(error, SinkRaisedError)
+            if raised and len(request.items) == 1 and self._is_hopeless(request, now):
+                self.gate.failed(now)
+                self._finish(request.items, request.size, now)
+                return Outcome([], [Final(request.items[0], _exhausted(type(error).__name__))])
+            for items in _halves(request.items) if raised and request.attempts else (request.items,):
                 self._retry(request, items, now)
             self.gate.failed(now)
             return Outcome([], [])
@@ -425,6 +428,7 @@ class Outbox:
 
     def _retry(self, request: Request, items: list[Item], now: float) -> None:
         again = Request(items, sum(item.size for item in items), request.since)
+        again.delivered = request.delivered
         again.attempts = request.attempts + 1
         again.first_failed = now if request.first_failed is None else request.first_failed
         again.last_failed = now
@@ -517,6 +521,10 @@ def _halves(items: list[Item]) -> tuple[list[Item], ...]:
 def _delivered(item: Item) -> int:
     batch = getattr(item, "batch", None)
     return batch.delivered if batch is not None else 0
+
+
+def _exhausted(detail: str, status: int | None = None) -> Verdict:
+    return Verdict(Fate.DEAD_LETTER, "retries-exhausted", detail, status)
 
 
 def _last_word(error: RequestTooLargeError | RequestRefusedError) -> Verdict:

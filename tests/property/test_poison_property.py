@@ -49,6 +49,7 @@ class World:
     links: int = 3
     prefetch: int = 60
     pause: int = 20
+    isolate_at: int | None = ISOLATE_AT
 
 
 class Process:
@@ -64,7 +65,7 @@ class Process:
                 key=compile_expression("header:key") if world.keyed else None,
                 id=compile_expression("message_id"),
                 delivery_limit=LIMIT,
-                isolate_at=ISOLATE_AT,
+                isolate_at=world.isolate_at,
             ),
             completion=any_of(Size(chance.choice([5, 20, 100])), Age(2.0)),
             sink=sink,
@@ -211,7 +212,7 @@ def worlds(**fixed):
 
 
 def judge(world, most):
-    """Only the culprits are dead-lettered, after so many deaths; no innocent came more often than ``most``."""
+    """Only the culprits are dead-lettered, after bounded deaths; no innocent's count passes ``most``."""
     result = play(world)
     event(f"an innocent's count: {result.innocents}")
     assert not result.lost
@@ -244,8 +245,7 @@ def test_one_culprit_where_messages_are_pushed(world):
     judge(world, ISOLATE_AT + 3)
 
 
-def test_a_culprit_takes_innocents_along_where_nothing_is_isolated(monkeypatch):
+def test_a_culprit_takes_innocents_along_where_nothing_is_isolated():
     """These accounts are able to show it."""
-    monkeypatch.setattr("tests.property.test_poison_property.ISOLATE_AT", None)
-    result = play(World(seed=1, sifts=False))
+    result = play(World(seed=1, sifts=False, isolate_at=None))
     assert result.letters["delivery-limit"] > 1
