@@ -5,6 +5,8 @@ The service is started again each time it dies, as an orchestrator would, until 
 
 from __future__ import annotations
 
+from functools import partial
+
 import orjson
 import pytest
 
@@ -62,6 +64,10 @@ def noted(folder):
         number = orjson.loads(document)["number"]
         found[number] = max(found.get(number, 0), int(delivered))
     return found
+
+
+def is_noted(folder, number):
+    return (folder / "written").exists() and number in noted(folder)
 
 
 def run(service, folder, *flags):
@@ -143,7 +149,7 @@ def test_a_function_that_never_stands_one_document(service, folder):
     while not running.events("dead_letters_published"):
         publish(broker, "task_queue", [outgoing("task_queue", number)])
         number += 1
-        wait_for(lambda: (folder / "written").exists() and number - 1 in noted(folder), "the next one")
+        wait_for(partial(is_noted, folder, number - 1), "the next one")
     assert running.stop() == 0
     assert noted(folder).keys() == set(range(number)) - {17}
     assert not running.events("route_waits")

@@ -15,6 +15,7 @@ from aggregator.errors import (
     RequestRefusedError,
     RequestTooLargeError,
     SinkBlockedError,
+    SinkRaisedError,
     SinkUnavailableError,
 )
 from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate, Verdict
@@ -299,7 +300,7 @@ class TestExceptions:
     @pytest.mark.parametrize(
         ("raised", "expected"),
         [
-            (ValueError("secret"), SinkUnavailableError),
+            (ValueError("secret"), SinkRaisedError),
             (SinkUnavailableError("later"), SinkUnavailableError),
             (SinkBlockedError("read-only"), SinkBlockedError),
             (RequestTooLargeError("halve it"), RequestTooLargeError),

@@ -110,16 +110,14 @@ def test_each_mark_has_its_end(route: Route) -> None:
 def test_a_refusal_before_an_exception_waits_for_the_call_that_returns(route: Route) -> None:
     def write(request: BulkRequest) -> None:
         request.refuse(request[0], "no-such-account")
-        if len(route.calls) < 3:
+        if len(route.calls) < 2:
             raise OSError
 
     route.write = write
     route.take("abcd")
     assert (route.acked, route.refused) == ("", [])
     route.wait()
-    assert (route.acked, route.refused) == ("", [])
-    route.wait()
-    assert route.calls == ["abcd"] * 3
+    assert route.calls == ["abcd"] * 2
     assert route.acked == "bcd"
     assert route.refused == [("a", "no-such-account", "")]
 
