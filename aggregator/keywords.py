@@ -34,6 +34,7 @@ class RouteKeywords(TypedDict, total=False):
     max_message: Bytes
     ack_deadline: Seconds
     delivery_limit: int
+    isolate_at: int | None
     dead_letter: str | None
     on_refused: Literal["dead-letter", "stop"]
     closed_keys: int

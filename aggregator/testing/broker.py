@@ -101,6 +101,11 @@ class QueueLink:
         self.channel = channel
         self._asked: deque[tuple[Delivery, Settlement]] = deque()
 
+    @property
+    def unsent(self) -> bool:
+        """Whether its owner has something to send."""
+        return bool(self._asked)
+
     def settle(self, deliveries: Sequence[Delivery], how: Settlement) -> None:
         """Note what the owner shall send; a dead link is a fault, and ignores it."""
         self.channel.note(self, deliveries, how)

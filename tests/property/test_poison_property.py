@@ -20,8 +20,12 @@ from aggregator.correlation import compile_expression
 from aggregator.intake import Intake, delivered_before
 from aggregator.metrics import Metrics
 from aggregator.pipeline import Limits, Pipeline
+from aggregator.testing.broker import MemoryBroker
 from aggregator.testing.clock import VirtualClock
-from tests.models import Faults, ModelBroker, ModelDeadLetters, ModelSink
+from aggregator.testing.dead_letters import MemoryDeadLetters
+from aggregator.testing.faults import Faults
+from aggregator.testing.sink import MemorySink
+from tests.models import ModelLink
 
 ISOLATE_AT, LIMIT = 5, 15
 #: Quick profiles take a few of the examples: each one is some ten thousand deliveries.
@@ -57,7 +61,7 @@ class Process:
 
     def __init__(self, world, broker, clock, sink, chance):
         self.world, self.broker, self.clock, self.chance = world, broker, clock, chance
-        self.dead = ModelDeadLetters(clock)
+        self.dead = MemoryDeadLetters(clock)
         self.pipeline = Pipeline(
             "r",
             intake=Intake(
@@ -82,9 +86,9 @@ class Process:
     def tick(self):
         """Connect, sift, consume, write, ack: a little of each, in any order. Raises Killed."""
         if len(self.links) < self.world.links and self.sifting is None:
-            link = self.broker.connect(self.world.prefetch)
+            link = self.broker.connect(self.world.prefetch, self.make_link)
             self.links.append(link)
-            self.pipeline.link_opened(link, link.prefetch)
+            self.pipeline.link_opened(link, self.world.prefetch)
             self.sifting = (link, None) if self.world.sifts else None
         elif self.sifting is not None:
             self.sift(*self.sifting)
@@ -98,6 +102,9 @@ class Process:
         for link in self.links:
             if self.chance.random() < 0.7:
                 link.perform(lambda seconds: None)
+
+    def make_link(self, channel, epoch):
+        return ModelLink(channel, epoch, multiple=True, clock=self.clock)
 
     def sift(self, link, suspect):
         """What a worker does before it consumes."""
@@ -121,7 +128,7 @@ class Process:
     def die(self):
         for link in self.links:
             link.alive = False
-            self.broker.hang_up(link.channel, lambda messages: messages[::-1])  # in their old order
+            self.broker.hang_up(link.channel)
 
 
 @dataclass
@@ -138,14 +145,14 @@ def play(world):  # noqa: C901 - a world in one place
     """Let a world run until its queue is empty."""
     chance = Random(world.seed)
     clock, faults = VirtualClock(), Faults()
-    broker, sink, letters = ModelBroker(clock, faults), ModelSink(faults), Counter()
+    broker, sink, letters = MemoryBroker(faults), MemorySink(faults), Counter()
     total = world.innocents + world.culprits
     poison = set(chance.sample(range(total), world.culprits))
     numbers = count()
 
     def publish(body):
         number = next(numbers)
-        broker.publish(body, id=f"m{number}", key=f"k{number % 7}" if world.keyed else None)
+        broker.publish(body, headers={"key": f"k{number % 7}"}, properties={"message_id": f"m{number}"})
 
     def decide(items):
         if any(b"poison" in item.document for item in items):

@@ -24,8 +24,9 @@ from aggregator.pipeline import Limits, Pipeline
 from aggregator.sinks.base import Fate, Verdict
 from aggregator.standing import RouteState
 from aggregator.testing.clock import VirtualClock
+from aggregator.testing.dead_letters import MemoryDeadLetters
 from aggregator.testing.memory import MemoryDelivery, MemoryLink
-from tests.models import ModelDeadLetters, ModelSink
+from aggregator.testing.sink import MemorySink
 
 NOW = 100.0
 
@@ -291,7 +292,7 @@ class Route:
 
     def __init__(self):
         self.clock = VirtualClock()
-        self.sink, self.dead = ModelSink(), ModelDeadLetters(self.clock)
+        self.sink, self.dead = MemorySink(), MemoryDeadLetters(self.clock)
         self.link = MemoryLink()
         self.pipeline = Pipeline(
             "r",
