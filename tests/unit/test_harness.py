@@ -241,11 +241,22 @@ def test_a_lost_link_brings_everything_again_with_a_rising_count():
 
 
 def test_a_message_that_never_gets_a_verdict_is_dead_lettered_in_time():
-    with Harness(size=2) as route:
+    with Harness(size=2, isolate_at="off") as route:
         publish(route, 1)
         for _ in range(15):
             route.lose_link()
         assert [letter.reason for letter in route.dead_letters] == ["delivery-limit"]
+
+
+def test_what_is_delivered_often_is_written_alone():
+    with Harness(size=2) as route:
+        publish(route, 1)
+        for _ in range(4):
+            route.lose_link()
+        assert not route.documents
+        route.lose_link()
+        assert [batch.trigger for batch in route.batches] == ["isolated"]
+        assert len(route.documents) == 1
 
 
 def test_one_of_several_links_is_lost():
