@@ -120,7 +120,7 @@ def test_a_quorum_queue(rabbitmq4, service, folder, culprits):
 
 
 def test_a_single_active_consumer(rabbitmq4, service, folder):
-    """There the broker allows no get: all is pushed."""
+    """There the broker allows no get: all is pushed. With one worker a death counts once."""
     queue = f"poison-{folder.name}"
     with channel_of(rabbitmq4.url) as channel:
         arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True}
@@ -128,7 +128,7 @@ def test_a_single_active_consumer(rabbitmq4, service, folder):
     try:
         write_sink(folder, KILL)
         fill(rabbitmq4.url, queue, {17})
-        deaths, last = run(service, folder, "--broker", rabbitmq4.url, "--queue", queue)
+        deaths, last = run(service, folder, "--broker", rabbitmq4.url, "--queue", queue, "--workers", "1")
         assert last.events("queue_without_get")
         check(folder, taken(rabbitmq4.url, f"{queue}.dead"), deaths, {17})
     finally:
