@@ -120,7 +120,7 @@ def test_a_quorum_queue(rabbitmq4, service, folder, culprits):
 
 
 def test_a_single_active_consumer(rabbitmq4, service, folder):
-    """There the broker allows no get: all is pushed. With one worker a death counts once."""
+    """There the broker allows no get: all is pushed."""
     queue = f"poison-{folder.name}"
     with channel_of(rabbitmq4.url) as channel:
         arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True}
