@@ -89,6 +89,8 @@ def start(timeline, route):
 def happen(word, route, *, sized):
     if word == "SIGUSR1":
         route.force()
+    elif word == "LOST":
+        route.lose_link()
     elif word == "SIGTERM":
         assert route.stop()
     else:
