@@ -246,9 +246,9 @@ class Pipeline:
                 self._nudge(now)  # somebody has to see whether they get through
 
     @property
-    def isolates(self) -> bool:
-        """Whether messages that were delivered often are written alone."""
-        return self._intake.isolate_at is not None
+    def isolate_at(self) -> float:
+        """What was delivered so often is written alone; ``inf`` where nothing is."""
+        return self._intake.isolate_at or inf
 
     def is_trying(self, delivery: Delivery) -> bool:
         """Whether a delivery is written alone, and it may still turn out that this kills the process."""

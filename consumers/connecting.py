@@ -12,7 +12,7 @@ from kombu.utils.url import parse_url
 
 from consumers.transports import register
 
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 10.0
 #: How long written bytes may stay unacknowledged before the connection counts as dead. py-amqp's own
 #: second is too short for a broker that is far away or busy.
 USER_TIMEOUT_MS = 15_000

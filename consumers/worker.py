@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 from contextlib import contextmanager, suppress
+from math import inf
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from aggregator.backoff import Backoff
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import UnrecoverableError
 from aggregator.intake import delivered_before
-from consumers.connecting import is_contradiction, is_not_found
+from consumers.declaring import declare_queue, ensure_queue
 from consumers.delivery import AmqpDelivery, KombuDelivery, undecoded
 from consumers.link import ChannelLink
 
@@ -37,6 +38,11 @@ log = structlog.get_logger()
 
 #: Bound on any single read or write of the socket: a frozen broker must not freeze the worker.
 IO_SECONDS = 5.0
+#: The same until it consumes: a broker that takes back a hundred thousand messages is long in answering,
+#: and a link that is given up for it makes it take them back again.
+OPENING_SECONDS = 30.0
+#: So many messages that came before, none of them often, and no more are got singly.
+CALM_MESSAGES = 1_000
 #: The longest wait in an idle iteration: heartbeats and the state of the route are looked at.
 TICK_SECONDS = 1.0
 #: The wait on transports that poll; bounds the lag of an ack there.
@@ -147,6 +153,8 @@ class Worker(ConsumerMixin):
         with self.consumer_context(**kwargs) as (_, _, consumers):
             self._failures = 0
             self.state = "consuming"
+            if self._socket is not None:
+                self._socket.settimeout(IO_SECONDS)
             while self._iterate(consumers):
                 yield
 
@@ -239,11 +247,11 @@ class Worker(ConsumerMixin):
 
         A consumer is sent its whole prefetch: where one message kills the process, the broker counts a
         delivery of them all. Got singly, it is that one's alone. What returns to a queue stands at its
-        head: the first that never came before ends it, for most starts at the first look. One worker
-        of the route does it at a time.
+        head: the first that never came before ends it, for most starts at the first look, and so do
+        many of which none came often. One worker of the route does it at a time.
         """
         counts = self._amqp or getattr(channel, "counts_deliveries", False)
-        if not (counts and self._sifts and self._pipeline.isolates):
+        if not (counts and self._sifts and self._pipeline.isolate_at < inf):
             return
         turn = self._pipeline.sifting
         while not turn.acquire(timeout=TURN_SECONDS):
@@ -252,14 +260,20 @@ class Worker(ConsumerMixin):
             if self._socket is None or self._pending() or self._readable.poll(0):
                 self._read()
             self._settle()
+        calm = 0
         try:
-            while not self._leaves and self._get_one(channel):
+            # what is held fills this link alone: to wait for groups with it would be to split them
+            while not self._leaves and self._link.unsettled < self.prefetch and self._pipeline.has_room:
                 self.state = "connecting"
+                delivered = self._get_one(channel)
+                calm = calm + 1 if delivered < self._pipeline.isolate_at else 0
+                if not delivered or calm == CALM_MESSAGES:
+                    return
         finally:
             turn.release()
 
-    def _get_one(self, channel: Any) -> bool:
-        """Get a message, and wait for its verdict if it is a suspect; return whether it came before."""
+    def _get_one(self, channel: Any) -> int:
+        """Get a message, and wait for its verdict if it is a suspect; return how often it came before."""
         try:
             message = channel.basic_get(self.queue)
         except (ResourceLocked, AMQPNotImplementedError):
@@ -268,23 +282,17 @@ class Worker(ConsumerMixin):
             self._log.info("queue_without_get", queue=self.queue)
             raise
         if message is None:
-            return False
+            return 0
         self._receive(channel.message_to_python(message) if self._amqp else message)
-        delivery, link = self._inbox[-1], self._link
+        delivery = self._inbox[-1]
         self._hand_over()
-        if not (delivery.redelivered and delivered_before(delivery)):
-            return False
         self._settle()
-        while not self._leaves and (
-            link.unsettled >= self.prefetch
-            or not self._pipeline.has_room
-            or (link.holds(delivery.tag) and self._pipeline.is_trying(delivery))
-        ):
+        while not self._leaves and self._link.holds(delivery.tag) and self._pipeline.is_trying(delivery):
             self.state = "isolating"
             if self._wait():
                 self._read()
             self._settle()
-        return True
+        return delivered_before(delivery) if delivery.redelivered else 0
 
     def _receive(self, message: Any) -> None:
         """Take one message: only noted here, so that nothing can go wrong inside kombu's callback."""
@@ -331,7 +339,7 @@ class Worker(ConsumerMixin):
     def _prepare_wait(self) -> None:
         if self._socket is not None:
             # every wait inside py-amqp is bounded by this, its close included
-            self._socket.settimeout(IO_SECONDS)
+            self._socket.settimeout(OPENING_SECONDS)
             self._readable = select.poll()
             self._readable.register(self._socket, select.POLLIN)
             self._either = select.poll()
@@ -414,50 +422,3 @@ class Worker(ConsumerMixin):
         problem = f"{type(exc).__name__}: {exc}" if exc is not None else "see above"
         self._log.warning("link_lost", problem=problem, pause=round(pause, 2))
         self.stopping.wait(pause)
-
-
-def ensure_queue(connection: Any, name: str) -> None:
-    """Make sure that the queue exists; an absent one is declared durable, without arguments.
-
-    It is asked for passively first: one that was declared otherwise is none of our business, and
-    declaring it again would close the channel.
-    """
-    try:
-        _declare(connection, name, passive=True)
-    except connection.channel_errors as exc:
-        if not is_not_found(exc):
-            raise
-        _declare(connection, name, passive=False)
-        log.info("queue_declared", queue=name)
-
-
-def declare_queue(connection: Any, queue: Queue) -> None:
-    """Declare the queue as it is, with its exchange and bindings; nothing where it says ``no_declare``.
-
-    Raises ``UnrecoverableError`` where something of the name stands there declared otherwise, or the
-    broker takes no such declaration: trying again would not help.
-    """
-    channel = connection.channel()
-    try:
-        queue.bind(channel).declare()
-    except (*connection.channel_errors, *connection.connection_errors) as exc:
-        if not is_contradiction(exc):
-            raise
-        # the broker's words name the queue or exchange, the argument, and both values
-        problem = (
-            f"queue {queue.name!r} cannot be declared as it is written: {exc};"
-            f" write it as it stands there, or give its name alone to take it as it is"
-        )
-        raise UnrecoverableError(problem) from exc
-    finally:
-        with suppress(*connection.channel_errors, *connection.connection_errors):
-            channel.close()
-
-
-def _declare(connection: Any, name: str, *, passive: bool) -> None:
-    channel = connection.channel()
-    try:
-        channel.queue_declare(name, passive=passive, durable=True, auto_delete=False)
-    finally:
-        with suppress(*connection.channel_errors, *connection.connection_errors):
-            channel.close()

@@ -328,7 +328,7 @@ def test_a_worker_is_told_when_it_was_tried():
     route = Route()
     suspect, other = message(delivered=5, link=route.link), message(link=route.link)
     route.pipeline.accept([suspect, other])
-    assert route.pipeline.isolates
+    assert route.pipeline.isolate_at == 5
     assert route.pipeline.is_trying(suspect)
     assert not route.pipeline.is_trying(other)
     route.sink.decide = lambda items: [Verdict(Fate.RETRY, "busy") for _ in items]

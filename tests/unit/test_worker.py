@@ -7,6 +7,8 @@ import threading
 import uuid
 from contextlib import contextmanager
 from itertools import count
+from math import inf
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -30,7 +32,7 @@ class Pipeline:
         self.consuming = True
         self.refusing = False
         self.has_room = True
-        self.isolates = False
+        self.isolate_at = inf
         self.received = []
         self.opened = []
         self.lost = []
@@ -238,3 +240,84 @@ def test_waking_never_blocks(pipeline):
         worker.wake()
     worker._drain_wakes()
     worker.close()
+
+
+# ── what came before is got singly ──
+
+
+class Getting:
+    """A channel that hands out messages by ``basic_get``; each says how often it came before."""
+
+    counts_deliveries = True
+
+    def __init__(self, *counts):
+        self.waiting = list(counts)
+
+    def basic_get(self, _queue):
+        if not self.waiting:
+            return None
+        delivered = self.waiting.pop(0)
+        return SimpleNamespace(
+            body=b"x",
+            delivery_tag=len(self.waiting),
+            headers={"x-delivery-count": delivered} if delivered else {},
+            properties={},
+            delivery_info={"redelivered": bool(delivered)},
+        )
+
+
+@pytest.fixture
+def sifting(pipeline, monkeypatch):
+    """A worker that is connected, but for the broker; what it got is in ``pipeline.received``."""
+    pipeline.isolate_at = 5
+    pipeline.sifting = threading.Lock()
+    pipeline.is_trying = lambda delivery: False
+    worker = made("memory://", pipeline)
+    tags = set()
+    worker._link = SimpleNamespace(delivered=tags.add, holds=tags.__contains__, unsettled=0)
+    monkeypatch.setattr(worker, "_settle", lambda: None)
+    yield worker
+    worker.close()
+
+
+def test_what_came_before_is_got_until_the_first_that_did_not(sifting, pipeline):
+    channel = Getting(1, 7, 2, 0, 3)
+    sifting._sift(channel)
+    assert channel.waiting == [3]
+    assert len(pipeline.received) == 4
+    assert not pipeline.sifting.locked()
+
+
+def test_many_of_which_none_came_often_end_it(sifting, pipeline, monkeypatch):
+    monkeypatch.setattr("consumers.worker.CALM_MESSAGES", 3)
+    sifting._sift(Getting(1, 1, 5, 1, 1, 1, 1, 1))
+    assert len(pipeline.received) == 6
+
+
+def test_a_full_link_ends_it(sifting, pipeline):
+    sifting._link.unsettled = sifting.prefetch
+    sifting._sift(Getting(1, 1))
+    assert pipeline.received == []
+
+
+def test_a_suspect_is_waited_for(sifting, pipeline, monkeypatch):
+    """Nothing more is got while it is written alone."""
+    seen = []
+    channel = Getting(6, 1)
+
+    def waits():
+        seen.append(list(channel.waiting))
+        return False
+
+    monkeypatch.setattr(sifting, "_wait", waits)
+    pipeline.is_trying = lambda delivery: len(seen) < 3
+    sifting._sift(channel)
+    assert seen == [[1]] * 3
+    assert channel.waiting == []
+
+
+def test_without_isolation_nothing_is_got(sifting, pipeline):
+    pipeline.isolate_at = inf
+    channel = Getting(1)
+    sifting._sift(channel)
+    assert channel.waiting == [1]

@@ -1,0 +1,63 @@
+"""Queues at the start of a worker: taken as they stand, declared if absent, or declared as written."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from aggregator.errors import UnrecoverableError
+from consumers.connecting import is_contradiction, is_not_found
+
+if TYPE_CHECKING:
+    from kombu.entity import Queue
+
+log = structlog.get_logger()
+
+
+def ensure_queue(connection: Any, name: str) -> None:
+    """Make sure that the queue exists; an absent one is declared durable, without arguments.
+
+    It is asked for passively first: one that was declared otherwise is none of our business, and
+    declaring it again would close the channel.
+    """
+    try:
+        _declare(connection, name, passive=True)
+    except connection.channel_errors as exc:
+        if not is_not_found(exc):
+            raise
+        _declare(connection, name, passive=False)
+        log.info("queue_declared", queue=name)
+
+
+def declare_queue(connection: Any, queue: Queue) -> None:
+    """Declare the queue as it is, with its exchange and bindings; nothing where it says ``no_declare``.
+
+    Raises ``UnrecoverableError`` where something of the name stands there declared otherwise, or the
+    broker takes no such declaration: trying again would not help.
+    """
+    channel = connection.channel()
+    try:
+        queue.bind(channel).declare()
+    except (*connection.channel_errors, *connection.connection_errors) as exc:
+        if not is_contradiction(exc):
+            raise
+        # the broker's words name the queue or exchange, the argument, and both values
+        problem = (
+            f"queue {queue.name!r} cannot be declared as it is written: {exc};"
+            f" write it as it stands there, or give its name alone to take it as it is"
+        )
+        raise UnrecoverableError(problem) from exc
+    finally:
+        with suppress(*connection.channel_errors, *connection.connection_errors):
+            channel.close()
+
+
+def _declare(connection: Any, name: str, *, passive: bool) -> None:
+    channel = connection.channel()
+    try:
+        channel.queue_declare(name, passive=passive, durable=True, auto_delete=False)
+    finally:
+        with suppress(*connection.channel_errors, *connection.connection_errors):
+            channel.close()
