@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from aggregator.errors import SinkError, SinkUnavailableError
-from aggregator.outbox import FINAL
+from aggregator.request import FINAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from aggregator.clock import Clock
     from aggregator.making import Maker
     from aggregator.metrics import RouteMetrics
-    from aggregator.outbox import Outbox, Request
+    from aggregator.outbox import Outbox
+    from aggregator.request import Request
     from aggregator.settlement import Settler
     from aggregator.sinks.base import Sink, Verdict
 

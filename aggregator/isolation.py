@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aggregator.buffer import Batch
-    from aggregator.outbox import Request
+    from aggregator.request import Request
 
 #: Seconds that the first isolated request lets others go first, where these never end.
 PATIENCE = 1.0

@@ -11,7 +11,7 @@ from aggregator.delivery import Aggregate, Shared
 from aggregator.documents import make_document
 from aggregator.errors import MessageRefusedError
 from aggregator.merging import counted_id
-from aggregator.outbox import Final, Outcome
+from aggregator.request import Final, Outcome
 from aggregator.sinks.base import DUPLICATE, Fate, Knowing, Verdict
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from aggregator.clock import Clock
     from aggregator.delivery import Item
     from aggregator.intake import Intake
-    from aggregator.outbox import Outbox, Request
+    from aggregator.outbox import Outbox
+    from aggregator.request import Request
     from aggregator.settlement import Settler
     from aggregator.sinks.base import Sink
 

@@ -10,12 +10,14 @@ from collections import deque
 from heapq import heappop, heappush
 from itertools import count, groupby
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from aggregator.backoff import Backoff
 from aggregator.delivery import Aggregate
 from aggregator.errors import RequestRefusedError, RequestTooLargeError, SinkRaisedError
+from aggregator.gate import Gate
 from aggregator.isolation import Isolation
+from aggregator.request import FINAL, Final, Outcome, Request
 from aggregator.sinks.base import Fate, Verdict
 
 if TYPE_CHECKING:
@@ -28,107 +30,8 @@ if TYPE_CHECKING:
 GROWTH = 1024
 #: So often an item may fail by itself, once patience is at its end, before it is given up.
 LONE_FAILURES = 5
-FINAL = frozenset({Fate.WRITTEN, Fate.DUPLICATE, Fate.DEAD_LETTER})
 
 _FREE = object()
-
-
-class Request:
-    """Items that are sent together.
-
-    ``size``: bytes of the items. ``since``: when the oldest became ready. ``sent``: when this request
-    left, ``inf`` before. ``attempts``: how often
-    they were sent before. ``first_failed``: when they failed first, None if they did not;
-    ``last_failed``: at last. ``lone``: how often they failed while the sink took others.
-    ``delivered``: above 0, they are isolated, and were delivered so often before.
-    """
-
-    __slots__ = (
-        "attempts", "delivered", "first_failed", "items", "last_failed", "lone", "sent", "since", "size",
-    )  # fmt: skip
-
-    def __init__(self, items: list[Item], size: int, since: float) -> None:
-        self.items = items
-        self.size = size
-        self.since = since
-        self.sent = inf
-        self.attempts = 0
-        self.first_failed: float | None = None
-        self.last_failed = inf
-        self.lone = 0
-        self.delivered = 0
-
-    def like(self, other: Request) -> Request:
-        """Take over the history of another; return itself."""
-        self.attempts, self.lone, self.delivered = other.attempts, other.lone, other.delivered
-        self.first_failed, self.last_failed = other.first_failed, other.last_failed
-        return self
-
-
-class Final(NamedTuple):
-    """An item and the last word on it."""
-
-    item: Item
-    verdict: Verdict
-
-
-class Outcome(NamedTuple):
-    """What is final of a request: items written, and others with the word on each."""
-
-    written: list[Item]
-    others: list[Final]
-
-
-class Gate:
-    """Whether requests may leave: shut by a failure, for longer with each; then one goes as a trial.
-
-    ``answered``: when the sink took something last; ``since``: when the first failure after that was.
-    """
-
-    def __init__(self, backoff: Backoff) -> None:
-        self._backoff = backoff
-        self._failures = 0
-        self._trial = False
-        self.opens = -inf
-        self.answered = -inf
-        self.since = inf
-
-    @property
-    def shut(self) -> bool:
-        """Whether the last word of the sink was a failure."""
-        return self._failures > 0
-
-    def passes(self, now: float) -> bool:
-        """Whether a request may leave now."""
-        return not self._failures or (not self._trial and now >= self.opens)
-
-    @property
-    def wake_at(self) -> float:
-        """When the gate lets the next trial through; ``inf`` while one is under way."""
-        return inf if self._trial else self.opens
-
-    def leave(self) -> None:
-        """Note that a request leaves."""
-        self._trial = self.shut
-
-    def failed(self, now: float) -> None:
-        """Shut, or stay shut for longer. Requests that left together count as one failure."""
-        if not self._failures:
-            self.since = now
-        if self._trial or not self._failures:
-            self._failures += 1
-            self.opens = now + self._backoff.pause(self._failures)
-        self._trial = False
-
-    def succeeded(self, now: float) -> None:
-        """Open: the sink has taken something."""
-        self.answered = now
-        self._failures = 0
-        self._trial = False
-
-    def withdrawn(self) -> None:
-        """Note that a request never reached the sink: if it was the trial, another may go."""
-        self._trial = False
 
 
 class Outbox:

@@ -24,7 +24,7 @@ from aggregator.flush import Flush, problem_of
 from aggregator.history import History
 from aggregator.ledger import Ledger, Recall, with_followers
 from aggregator.making import Maker
-from aggregator.outbox import Outbox, Request
+from aggregator.outbox import Outbox
 from aggregator.settlement import Settler
 from aggregator.standing import PATIENCE, STATES, RouteState, Standing
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from aggregator.intake import Intake, Sorted
     from aggregator.metrics import RouteMetrics
     from aggregator.ports import DeadLetterPort, Refused
+    from aggregator.request import Request
     from aggregator.sinks.base import Sink
 
     Job = Callable[[], None]

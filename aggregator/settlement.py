@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from aggregator.delivery import Aggregate, Settlement
 from aggregator.ledger import with_followers
-from aggregator.outbox import Final, Outcome
 from aggregator.ports import Refused
+from aggregator.request import Final, Outcome
 from aggregator.sinks.base import WRITTEN, Fate, Verdict
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from aggregator.history import History
     from aggregator.ledger import Ledger
     from aggregator.metrics import RouteMetrics
-    from aggregator.outbox import Request
     from aggregator.ports import DeadLetterPort
+    from aggregator.request import Request
 
 #: Seconds from the acks of a group's members to that of the sentinel that names its document. A broker
 #: under load carries acks out late, and those of one connection after those of another.

@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from aggregator.backoff import Backoff
 from aggregator.errors import RequestRefusedError, RequestTooLargeError, SinkUnavailableError
 from aggregator.ledger import AckWindow
-from aggregator.outbox import Final, Outbox
+from aggregator.outbox import Outbox
+from aggregator.request import Final
 from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate, Verdict
 from aggregator.testing.memory import MemoryDelivery
 

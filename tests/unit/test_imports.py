@@ -14,7 +14,8 @@ DIRECTION = """
     errors clock backoff breaker ledger standing ports sinks.base closed history
     importing schedule
     completion
-    delivery correlation content isolation
+    delivery correlation content gate request
+    isolation
     documents buffer outbox
     settlement merging
     aggregation intake

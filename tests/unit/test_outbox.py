@@ -9,7 +9,9 @@ import pytest
 
 from aggregator.backoff import Backoff
 from aggregator.errors import RequestRefusedError, RequestTooLargeError, SinkUnavailableError
-from aggregator.outbox import Final, Gate, Outbox
+from aggregator.gate import Gate
+from aggregator.outbox import Outbox
+from aggregator.request import Final
 from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate, Verdict
 from aggregator.testing.memory import MemoryDelivery
 
