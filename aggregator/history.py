@@ -59,7 +59,7 @@ class BatchReport:
             "complete": self.complete,
             "age": round(self.collecting, 3),
             "queued": round(self.queueing, 3),
-            "written_in": round(self.writing, 3),
+            "writing": round(self.writing, 3),
         }
         if self.fill is not None:
             words["fill"] = round(self.fill, 3)
