@@ -32,6 +32,8 @@ from tests.servers import Fleet
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+IDLE_SECONDS = 60.0
+
 
 def main() -> None:
     """Run every combination that was asked for."""
@@ -151,9 +153,13 @@ def consume(rabbit, queue: str, sink: str, folder: str, args: argparse.Namespace
             # so many more batches, then a moment more: in the middle of writing and acking
             most = args.groups // (args.kills + 1)
             goal = batches(log) + rng.randrange(1, most) if kills < args.kills else None
+            seen, since = batches(log), time.monotonic()
             while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
                 memory = max(memory, peak_kb(process.pid))
-                if goal is not None and batches(log) >= goal:
+                if goal is not None and (number := batches(log)) != seen:
+                    seen, since = number, time.monotonic()
+                # nothing left to be killed in the middle of: once all that can be complete is
+                if goal is not None and (seen >= goal or time.monotonic() - since > IDLE_SECONDS):
                     time.sleep(rng.uniform(0, 0.02))
                     process.kill()
                     kills, goal = kills + 1, None
