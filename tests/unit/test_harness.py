@@ -249,7 +249,7 @@ def test_a_message_that_never_gets_a_verdict_is_dead_lettered_in_time():
 
 
 def test_what_is_delivered_often_is_written_alone():
-    with Harness(size=2) as route:
+    with Harness(size=2, isolate_at=5) as route:
         publish(route, 1)
         for _ in range(4):
             route.lose_link()
