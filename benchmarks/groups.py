@@ -84,8 +84,11 @@ def run(fleet: Fleet, broker: str, queue_type: str, args: argparse.Namespace) ->
     with TemporaryDirectory() as folder:
         figures = consume(rabbit, queue, f"elasticsearch+{elastic.url}/{index}", folder, args)
     found = documents(elastic.url, index)
-    time.sleep(6)  # the broker brings its numbers up to date every 5 s
-    left = rabbit.counts(queue)
+    for _ in range(20):  # the broker brings its numbers up to date every 5 s, when it has the time
+        time.sleep(3)
+        left = rabbit.counts(queue)
+        if not left.ready + left.unacked:
+            break
     result = {
         "broker": rabbit.version,
         "queue": queue_type,
