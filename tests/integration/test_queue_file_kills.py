@@ -14,7 +14,9 @@ import pytest
 from kombu import Connection, Consumer
 
 from consumers.transports import register
-from tests.contract.transport_child import PATIENCE, QUEUE
+from tests.integration.queue_file_child import PATIENCE, QUEUE
+
+pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +26,7 @@ AN_HOUR = "lease=1h"
 
 @contextmanager
 def child(role, url):
-    command = [sys.executable, "-m", "tests.contract.transport_child", role, url]
+    command = [sys.executable, "-m", "tests.integration.queue_file_child", role, url]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield process
@@ -142,7 +144,7 @@ def test_nothing_is_lost_while_consumers_are_killed_at_random(tmp_path, connecti
 
 
 def start_writer(url, journal):
-    command = [sys.executable, "-m", "tests.contract.transport_child", "write", url, str(journal)]
+    command = [sys.executable, "-m", "tests.integration.queue_file_child", "write", url, str(journal)]
     return subprocess.Popen(command, cwd=ROOT)
 
 
