@@ -38,9 +38,11 @@ ifndef NO_INSTALL
 endif
 	$(PY) -m pytest $(ARGS)
 
+# Each further process costs some 3 s of imports, so two to four of them; ARGS=-n0 takes none.
 .PHONY: unit
-unit: $(VENV)/.tested ## Run the tests that need no server.
-	$(PY) -m pytest -q -m 'not integration' --hypothesis-profile=quick --ignore=tests/integration $(ARGS)
+unit: $(VENV)/.tested ## Run the tests that need no server, on up to four cores.
+	$(PY) -m pytest -q -m 'not integration' --hypothesis-profile=quick --ignore=tests/integration \
+		--numprocesses=auto --maxprocesses=4 --dist=worksteal $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.linted ## Check style, format and types.
