@@ -70,6 +70,8 @@ def parse_flags(
 
     Raises ``SystemExit`` (0) after ``--help``.
     """
+    if not argv:
+        return {}
     parser = _Parser(
         prog=PROGRAM,
         usage="%(prog)s [--broker URL] [--queue NAME] [--sink URL] [--config FILE] ...",

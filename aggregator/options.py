@@ -173,7 +173,8 @@ OrOff = AfterValidator(lambda value: value or None)
 class Options(BaseModel):
     """The ground of all settings: nothing unknown, nothing changed later, no value in an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    # of these classes few are ever asked to validate: each is built when it is
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
 
 class Connection(Options):

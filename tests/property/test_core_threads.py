@@ -8,6 +8,7 @@ from threading import Event, Lock, Thread
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from aggregator.backoff import Backoff
 from aggregator.clock import SYSTEM_CLOCK
@@ -25,7 +26,7 @@ from aggregator.testing.faults import Faults
 from aggregator.testing.sink import MemorySink
 from tests.models import ModelLink
 
-MESSAGES = 20_000
+MESSAGES = 200 * settings().max_examples
 WORKERS, FLUSHERS, PREFETCH = 4, 2, 500
 
 

@@ -61,7 +61,7 @@ def make(body: bytes, limit: int, **given_: Any) -> bytes | str:
 
 
 @given(BODIES, TYPES, ENCODINGS, COMPRESSIONS, st.integers(1, 200))
-@settings(max_examples=400)
+@settings(max_examples=4 * settings().max_examples)
 def test_one_line_of_an_object_or_a_known_reason(
     body: bytes, content_type: str | None, content_encoding: str | None, compression: Any, limit: int
 ) -> None:

@@ -56,9 +56,11 @@ class Message:
 class QueueFile(RuleBasedStateMachine):
     """``ready`` and each consumer's ``held`` are the model; the file has to agree."""
 
+    parent: Path
+
     @initialize()
     def start(self):
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = Path(tempfile.mkdtemp(dir=self.parent))
         self.time = Time()
         self.settings = Settings(path=self.folder / "queue.db", synchronous="normal", lease=LEASE)
         self.admin = self.open()
@@ -239,9 +241,14 @@ class QueueFile(RuleBasedStateMachine):
 
 
 QueueFile.TestCase.settings = settings(
-    max_examples=60,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TestQueueFile = pytest.mark.timeout(120)(QueueFile.TestCase)
+
+
+@pytest.fixture(autouse=True)
+def _parent(tmp_path):
+    """What a killed run leaves behind stands with pytest's folders, which pytest clears away."""
+    QueueFile.parent = tmp_path

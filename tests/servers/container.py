@@ -6,10 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import DockerException
-from testcontainers.core.container import DockerContainer
-
-import docker
 from tests.servers.base import Unavailable
 
 if TYPE_CHECKING:
@@ -34,6 +30,12 @@ class ContainerHost:
         files: Mapping[str, str] | None = None,
         instead: str = "not installed",
     ) -> None:
+        # slow to import, and most runs need neither
+        from docker.errors import DockerException
+        from testcontainers.core.container import DockerContainer
+
+        import docker
+
         try:
             docker.from_env(timeout=5).ping()
         except DockerException:

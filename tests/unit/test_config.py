@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import compress, product
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator import rules
@@ -69,14 +70,14 @@ def test_flags_beat_environment_beats_route_beats_file_beats_default(tmp_path, m
     assert (settings.grace, route.max_message) == (2.0, 16_000_000)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(places=st.sets(st.sampled_from(["flag", "environment", "route", "top"])))
-def test_the_strongest_of_any_places_wins(places, tmp_path_factory):
+@pytest.mark.parametrize("places", [*product([False, True], repeat=4)], ids=str)
+def test_the_strongest_of_any_places_wins(places, tmp_path):
     strength = ["flag", "environment", "route", "top"]
+    places = {*compress(strength, places)}
     values = {place: str(100 + index) for index, place in enumerate(strength)}
     text = (f"size = {values['top']}\n" if "top" in places else "") + "[routes.a]\n"
     text += f"size = {values['route']}\n" if "route" in places else ""
-    path = write(tmp_path_factory.mktemp("settings"), text)
+    path = write(tmp_path, text)
     with pytest.MonkeyPatch.context() as patch:
         if "environment" in places:
             patch.setenv("AGGREGATOR_SIZE", values["environment"])
@@ -215,7 +216,7 @@ def test_any_command_line_is_read_or_refused_in_words(words):
     assert all(str(fault) for fault in faults)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 @given(st.dictionaries(st.sampled_from(sorted(RouteOptions.model_fields)), st.text(max_size=12), max_size=4))
 def test_any_text_is_a_value_or_a_named_fault(values):
     argv = [f"--{name.replace('_', '-')}={text}" for name, text in values.items() if name != "trust_json"]
