@@ -539,12 +539,6 @@ def test_a_store_that_is_there_already():
 # ── what it is not ──
 
 
-def test_the_service_imports_nothing_of_it():
-    code = "import sys, aggregator.consume; print([m for m in sys.modules if 'aggregator.testing' in m])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_it_imports_no_broker_no_test_runner_and_only_what_is_used():
     code = (
         "import sys, aggregator.testing.memory; print('aggregator.config' in sys.modules);"

@@ -13,6 +13,7 @@ from kombu import Connection, Consumer, Exchange, Producer, Queue
 from kombu.exceptions import EncodeError
 from kombu.mixins import ConsumerMixin
 from kombu.transport import TRANSPORT_ALIASES
+from kombu.utils.limits import TokenBucket
 
 from aggregator.errors import UnrecoverableError
 from consumers.transports import SQLITE_QUEUE, register
@@ -390,8 +391,9 @@ def test_a_file_that_is_no_queue_is_left_alone(path, connect, make, problem):
 def test_a_folder_that_cannot_be_made(tmp_path):
     register()
     (tmp_path / "file").touch()
-    with pytest.raises(QueueFileError), Connection(f"sqlite-queue:///{tmp_path}/file/queue.db") as connection:
-        connection.connect()
+    connection = Connection(f"sqlite-queue:///{tmp_path}/file/queue.db")
+    with pytest.raises(QueueFileError), connection:
+        connection.transport.establish_connection()
 
 
 @pytest.mark.parametrize("attempt", range(5))
@@ -421,6 +423,8 @@ def test_many_open_a_new_file_at_once(path, attempt):
 
 def test_a_mixin_reconnects_when_it_has_lost_its_lease(connection, connect):
     class Worker(ConsumerMixin):
+        restart_limit = TokenBucket(1000)  # kombu would wait a second before it tries again
+
         def __init__(self):
             self.connection = connect()
             self.taken = []
