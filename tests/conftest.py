@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 import requests
 import structlog
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from tests.servers import Fleet, Prometheus, Unavailable
 from tests.servers.elastic import Elasticsearch
@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 
 # pytest --hypothesis-profile=quick; without deadlines, as they would measure the machine
 settings.register_profile("default", deadline=None)
-settings.register_profile("quick", max_examples=25, deadline=None)
+# a failure is told as it was found: to make it small can take minutes, and the default profile,
+# which finds it again at once, does that
+settings.register_profile(
+    "quick", max_examples=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)
 settings.register_profile("thorough", max_examples=2000, deadline=None)
 settings.register_profile("long", max_examples=5000, deadline=None)
 
