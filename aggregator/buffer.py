@@ -86,10 +86,17 @@ class Batch:
 
     @property
     def named_by(self) -> Delivery | None:
-        """The sentinel that may name a document of the whole group: it counts, and has a given id."""
+        """The sentinel that may name a document of the whole group: it counts, and has a given id.
+
+        None that came before among members that did not: a crash has left it of an earlier group of
+        its key, whose document has that name.
+        """
         if self.expected is None or self.part > 1:
             return None
-        return next((sentinel for sentinel in self.controls if sentinel.fingerprint), None)
+        sentinel = next((sentinel for sentinel in self.controls if sentinel.fingerprint), None)
+        if sentinel is None or not sentinel.redelivered:
+            return sentinel
+        return sentinel if all(member.redelivered for member in self.deliveries) else None
 
 
 class Dropped(NamedTuple):

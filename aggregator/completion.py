@@ -146,7 +146,7 @@ class Predicate(Condition):
         problem = ""
         try:
             return bool(self.function(group.deliveries, delivery))
-        except Exception as exc:  # noqa: BLE001 - the user's own; its words may hold the body
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - the user's own; its words may hold the body
             problem = type(exc).__name__
         raise MessageRefusedError("predicate-failed", problem)
 

@@ -90,7 +90,7 @@ class Intake:
                     result.suspect(delivered)
             except MessageRefusedError as exc:
                 result.refused.append(self.refusal(delivery, exc))
-            except Exception as exc:  # noqa: BLE001
+            except (Exception, SystemExit) as exc:  # noqa: BLE001
                 # a message that nobody foresaw must not take its neighbours, or the link, with it;
                 # a stranger's words may hold the body
                 result.refused.append(

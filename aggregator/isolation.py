@@ -52,12 +52,16 @@ class Isolation:
         heappush(self._later, (when, next(self._ticket), request))
 
     def is_due(self, now: float) -> bool:
-        """Whether one may leave, as far as others let it."""
+        """Whether one may leave, as far as others let it. What a lost link has emptied is none."""
         while self._later and self._later[0][0] <= now:
             when, _, request = heappop(self._later)
             if request.items:
                 heappush(self._due, (request.delivered, _place(request), next(self._ticket), request))
                 self.turn = min(self.turn, when + PATIENCE)
+        while self._due and not self._due[0][-1].items:
+            heappop(self._due)
+        if not self._due:
+            self.turn = inf
         return bool(self._due)
 
     @property

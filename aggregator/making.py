@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aggregator.delivery import Aggregate, Shared
 from aggregator.documents import make_document
-from aggregator.errors import MessageRefusedError
+from aggregator.errors import MessageRefusedError, SinkError, SinkUnavailableError
 from aggregator.merging import counted_id
 from aggregator.request import Final, Outcome
 from aggregator.sinks.base import DUPLICATE, Fate, Knowing, Verdict
@@ -96,18 +96,20 @@ class Maker:
         made: dict[Item, list[Item]] = {}
         final: list[Final] = []
         for item in unmade:
-            if item in written:
-                made[item] = []
-                final += (Final(delivery, DUPLICATE) for delivery in item.deliveries)
-                continue
             batch = item.batch
             parts, wrong, repeats = aggregation.make(batch.key, item.deliveries, self._outbox.max_bytes)
+            final += (Final(delivery, _refusal(exc)) for delivery, exc in wrong)
+            if item in written:
+                made[item] = []
+                # what was refused is in no document: it may not have reached the dead-letter queue
+                gone = {id(delivery) for delivery, _ in wrong}
+                final += (Final(d, DUPLICATE) for d in item.deliveries if id(d) not in gone)
+                continue
             if len(parts) == 1 and batch.complete and (name := self._counted_id(batch)):
                 parts = [parts[0]._replace(id=name, fingerprint=hash(name) or 1)]
             made[item] = _items(parts, item)
             batch.documents += len(parts)
             batch.repeats = max(batch.repeats, repeats)  # made again, it has no more of them
-            final += (Final(delivery, _refusal(exc)) for delivery, exc in wrong)
         with self._changed:
             now = self._clock.monotonic()
             self._outbox.exchange(request, made, now)
@@ -131,11 +133,17 @@ class Maker:
             batch = item.batch
             if batch.complete or not batch.controls or not all(d.redelivered for d in item.deliveries):
                 continue
-            if name := self._counted_id(batch):
-                names[name] = item
+            # one that comes for the first time completed nothing before
+            if (sentinel := batch.named_by) and sentinel.redelivered:
+                names[counted_id(self._route, batch.key, sentinel)] = item
         if not names or not isinstance(self._sink, Knowing):
             return set()
-        return {names[name] for name in self._sink.known(list(names))}
+        try:
+            return {names[name] for name in self._sink.known(list(names))}
+        except SinkError:
+            raise
+        except Exception as exc:  # as of a write; its words may hold anything
+            raise SinkUnavailableError(f"known() raised {type(exc).__qualname__}") from exc
 
     def _fitting(self, request: Request) -> int:
         """Return how many items of a request fit into it, now that their documents are known."""

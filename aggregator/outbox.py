@@ -93,6 +93,10 @@ class Outbox:
 
         ``delivered``: how often it was handed out before: of several the one with the least goes first.
         """
+        while self._ready:  # whatever of its id came before goes before it
+            earlier = self._pack()
+            if earlier.items:
+                self._push(earlier, now)
         self.pending += 1
         self.bytes += item.size
         request = Request([item], item.size, now)

@@ -6,6 +6,7 @@ the dead-letter thread reports to :meth:`dead_lettered`. Nothing here sleeps but
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from aggregator.clock import Clock
     from aggregator.closed import ClosedKeys
     from aggregator.completion import AnyOf
-    from aggregator.delivery import Delivery, Link
+    from aggregator.delivery import Delivery, Item, Link
     from aggregator.intake import Intake, Sorted
     from aggregator.metrics import RouteMetrics
     from aggregator.ports import DeadLetterPort, Refused
@@ -49,6 +50,8 @@ log = structlog.get_logger()
 #: What pressure frees at once, as a share of all that may be held: one message at a time would
 #: make every request a request of one.
 RELIEF = 8
+#: Sentinels that are acked later may take this share of all that may be unacked.
+LINGERING = 4
 #: So long after a link has come or gone, the others may still be on their way: what the broker sends
 #: over the first is not yet all that it will send.
 CONNECTING_SECONDS = 2.0
@@ -213,7 +216,7 @@ class Pipeline:
                 or self._outbox.pending
                 or self._dead_letters.pending
                 or self._hands
-                or self._settler.lingering
+                or self._settler.lingers
             )
 
     @property
@@ -224,7 +227,7 @@ class Pipeline:
         """
         with self._changed:
             under_way = (
-                self._outbox.pending or self._dead_letters.pending or self._hands or self._settler.lingering
+                self._outbox.pending or self._dead_letters.pending or self._hands or self._settler.lingers
             )
             timed = self._intake.key is not None and self._buffer.next_deadline < inf
             return bool(under_way or (timed and self._buffer.held))
@@ -270,6 +273,7 @@ class Pipeline:
             self._linked = self._clock.monotonic()
             # at most a prefetch of settled messages can come again over each link
             self._ledger.remember = max(self._ledger.remember, 2 * sum(self._links.values()))
+            self._settler.most_lingering = max(1, sum(self._links.values()) // LINGERING)
 
     def link_lost(self, link: Link) -> None:
         """Forget what came over a link that is dead: the broker hands it out again.
@@ -297,7 +301,7 @@ class Pipeline:
         try:
             while (job := self._await_job()) is not None:
                 self._do(job)
-        except Exception:  # noqa: BLE001 - logged; a fault of ours, and there is nobody left to write
+        except BaseException:  # noqa: BLE001 - logged; whatever ends it, there is nobody left to write
             self._log.exception("flush_thread_failed")
             self.stop("an internal error; see the log", lasting=True)
 
@@ -364,6 +368,9 @@ class Pipeline:
                 except MessageRefusedError as exc:
                     refused.append(self._intake.refusal(delivery, exc))
         refused += (entry for entry in result.refused if self._is_new(entry.delivery, None, again))
+        if self._settler.lingers:
+            for key in (*(e[1] for e in result.entries if not e[2]), *(s[1] for s in result.suspects)):
+                self._settler.hurry(key)
         return again, refused
 
     def _is_new(self, delivery: Delivery, key: str | None, again: list[Delivery]) -> bool:
@@ -502,6 +509,8 @@ class Pipeline:
     def _drop_dead(self) -> None:
         """Take items out that nobody can ack any more; the broker hands them out again."""
         dead = [item for item in self._outbox.waiting() if not _alive(item.deliveries)]
+        if dead and self._aggregated:
+            dead = _all_waiting(dead)
         if dead:
             self._outbox.drop(dead)
             self._settler.give_back(dead)
@@ -587,6 +596,19 @@ class Pipeline:
 
 def _alive(deliveries: Iterable[Delivery]) -> bool:
     return any(delivery.link.alive for delivery in with_followers(deliveries))
+
+
+def _all_waiting(items: Sequence[Item]) -> list[Item]:
+    """Leave out items that others share their deliveries with that are under way.
+
+    A copy may still attach to those. Whoever has them in hand looks again.
+    """
+    shares = Counter(id(item.shared) for item in items if isinstance(item, Aggregate) and item.shared)
+    return [
+        item
+        for item in items
+        if not (isinstance(item, Aggregate) and item.shared and shares[id(item.shared)] < item.shared.left)
+    ]
 
 
 def _all_dead(refused: Refused) -> bool:

@@ -6,9 +6,9 @@ outside of it.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aggregator.delivery import Aggregate, Settlement
 from aggregator.ledger import with_followers
@@ -73,8 +73,11 @@ class Settler:
         self._log = log
         self._stop = stop
         self.history = history
-        #: sentinels that are acked later, and when: in the order of their time
-        self.lingering: deque[tuple[float, list[Delivery]]] = deque()
+        #: by key, sentinels that are acked later, and when: in the order of their time
+        self._lingering: OrderedDict[str | None, tuple[float, list[Delivery]]] = OrderedDict()
+        self._hurried: list[list[Delivery]] = []
+        #: they fill the prefetch: with more of them than this the oldest go early
+        self.most_lingering: float = inf
 
     def conclude(self, outcome: Outcome, request: Request, source: str) -> None:
         """Settle what is final: ack what was written, dead-letter what was refused."""
@@ -89,9 +92,10 @@ class Settler:
             if items:
                 with self._changed:
                     # under the lock: a copy that comes now is either among them, or is told they are settled
-                    deliveries = [d for item in items for d in with_followers(item.deliveries)]
+                    members = self._members(items)
+                    deliveries = list(with_followers(members))
                     self._ledger.settle(deliveries)
-                    self._breaker.pass_(sum(item.messages for item in items))
+                    self._breaker.pass_(len(members))
                 self.acknowledge(deliveries, verdict)
                 self.count(items, verdict, request.sent)
         if rejected:
@@ -115,6 +119,11 @@ class Settler:
         gone = [item for item, _ in final]
         self.give_up(delivery for item in gone for delivery in with_followers(item.deliveries))
         self.count(gone, "given_back")
+
+    def _members(self, items: Sequence[Item]) -> Sequence[Delivery]:
+        if self._aggregated:
+            return [delivery for item in items for delivery in item.deliveries]
+        return cast("Sequence[Delivery]", items)  # each is its own: to ask it costs as much as all else here
 
     def _whole(self, outcome: Outcome) -> Outcome:
         """Leave out items whose deliveries stand in others too, but for the last of these to be final."""
@@ -194,9 +203,11 @@ class Settler:
         with self._changed:
             for item in items:
                 batch = item.batch
-                batch.sent = min(batch.sent, sent)
-                batch.remaining -= item.messages
-                batch.fates[fate] += item.messages
+                messages = item.messages
+                if sent < batch.sent:  # noqa: PLR1730 - min() is dearer, and this is for each item
+                    batch.sent = sent
+                batch.remaining -= messages
+                batch.fates[fate] += messages
                 if not batch.remaining:
                     finished.append(batch)
         self.finish(finished)
@@ -239,20 +250,42 @@ class Settler:
             self.acknowledge(controls, "control")
             return
         with self._changed:
-            self.lingering.append((self._clock.monotonic() + SENTINEL_SECONDS, controls))
+            self.hurry(batch.key)
+            self._lingering[batch.key] = self._clock.monotonic() + SENTINEL_SECONDS, controls
             self._changed.notify()
+
+    @property
+    def lingering(self) -> list[Delivery]:
+        """The sentinels that are acked later."""
+        waiting = [*self._hurried, *(controls for _, controls in self._lingering.values())]
+        return [control for controls in waiting for control in controls]
+
+    @property
+    def lingers(self) -> bool:
+        """Whether there are any."""
+        return bool(self._lingering or self._hurried)
+
+    def hurry(self, key: str | None) -> None:
+        """Wait no longer with the sentinels of a key that has new members. Called under the lock.
+
+        A crash would leave them beside these, and they would pass for members that are written.
+        """
+        if (found := self._lingering.pop(key, None)) is not None:
+            self._hurried.append(found[1])
 
     def release(self, now: float) -> list[list[Delivery]]:
         """Take out the sentinels whose time has come. Called under the lock; ack them outside of it."""
-        found = []
-        while self.lingering and self.lingering[0][0] <= now:
-            found.append(self.lingering.popleft()[1])
+        found, self._hurried = self._hurried, []
+        while self.wake_at <= now:
+            found.append(self._lingering.popitem(last=False)[1][1])
         return found
 
     @property
     def wake_at(self) -> float:
         """When :meth:`release` has something; ``inf`` for never."""
-        return self.lingering[0][0] if self.lingering else inf
+        if self._hurried or len(self._lingering) > self.most_lingering:
+            return -inf
+        return next(iter(self._lingering.values()))[0] if self._lingering else inf
 
     def give_up(self, deliveries: Iterable[Delivery]) -> None:
         """Note that deliveries go back to the broker: what comes again is new."""

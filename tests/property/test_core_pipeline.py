@@ -98,6 +98,7 @@ def configurations(draw):
         "prefetch": draw(st.integers(1, 7)),
         "multiple": draw(st.booleans()),
         "delivery_limit": draw(st.sampled_from([3, 1000])),
+        "isolate_at": draw(st.sampled_from([None, None, 1, 2])),
         "give_back_keyed": draw(st.booleans()),
         "aggregation": draw(st.sampled_from([None, None, Listing(), Listing(2), COUNTED, TWICE])),
     }
@@ -157,6 +158,7 @@ class Route(RuleBasedStateMachine):
                 is_sentinel=compile_match("header:sentinel=yes") if config["keyed"] else None,
                 sentinel_count="members",
                 delivery_limit=config["delivery_limit"],
+                isolate_at=config["isolate_at"],
             ),
             completion=any_of(*conditions),
             sink=self.sink,
@@ -179,7 +181,8 @@ class Route(RuleBasedStateMachine):
 
     def watch_offers(self):
         """Number the items in the order in which their batches were completed."""
-        offer, exchange = self.pipeline._outbox.offer, self.pipeline._outbox.exchange
+        outbox = self.pipeline._outbox
+        offer, exchange, isolate = outbox.offer, outbox.exchange, outbox.isolate
 
         def watched_offer(items, size, now):
             batch = items[0].batch
@@ -188,12 +191,17 @@ class Route(RuleBasedStateMachine):
             self.check_batch(batch)
             offer(items, size, now)
 
+        def watched_isolate(item, delivered, now):
+            self.offered[id(item.batch)] = len(self.offered)
+            self.items += [item.batch, item]
+            self.check_batch(item.batch)
+            isolate(item, delivered, now)
+
         def watched_exchange(request, made, now):
             self.items += [item for items in made.values() for item in items]
             exchange(request, made, now)
 
-        self.pipeline._outbox.offer = watched_offer
-        self.pipeline._outbox.exchange = watched_exchange
+        outbox.offer, outbox.exchange, outbox.isolate = watched_offer, watched_exchange, watched_isolate
 
     # ── what is checked at the moment it happens ──
 
@@ -454,7 +462,7 @@ class Route(RuleBasedStateMachine):
         found += [entry.delivery for entry in (*self.dead.waiting, *self.dead.under_way)]
         batches = {id(item.batch): item.batch for item in items}.values()
         found += [control for batch in batches for control in batch.controls]
-        found += [control for _, controls in self.pipeline._settler.lingering for control in controls]
+        found += self.pipeline._settler.lingering
         # the documents of one group may share them
         return len({id(delivery) for delivery in with_followers(found)})
 

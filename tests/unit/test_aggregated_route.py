@@ -328,6 +328,87 @@ def test_after_a_crash_the_sentinel_alone_is_acked():
         assert (len(route.documents), route.queue) == (1, [])
 
 
+def numbers_of(route):
+    return sorted(one["n"] for document in route.documents for one in document["messages"])
+
+
+def test_a_sentinel_that_a_crash_left_does_not_name_what_comes_after_it():
+    """The key is used again: its members are no duplicate of the document that stands there."""
+    with Harness(**COUNTED) as route:
+        publish(route, 1)
+        end(route, 1)
+        route.crash()
+        publish(route, 2)
+        route.settle()
+        assert numbers_of(route) == [1, 2]
+
+
+def test_a_sentinel_does_not_wait_beside_new_members_of_its_key():
+    with Harness(**COUNTED) as route:
+        publish(route, 1)
+        end(route, 2)
+        publish(route, 2)
+        assert [message.id for message in route.queue] == ["end-a"]
+        publish(route, 3)
+        assert [message.id for message in route.queue] == ["a3"]
+        route.crash()
+        route.settle()
+        assert numbers_of(route) == [1, 2, 3]
+
+
+def test_what_comes_for_the_first_time_completed_nothing_before():
+    """A sentinel that is published twice, and a key that is used again."""
+    with Harness(**COUNTED) as route:
+        publish(route, 1)
+        end(route, 1)
+        route.settle()
+        publish(route, 2)
+        route.crash()
+        end(route, 2)
+        route.settle()
+        assert numbers_of(route) == [1, 2]
+
+
+def test_a_refused_member_of_a_group_that_is_written_reaches_the_dead_letter_queue():
+    with Harness(**COUNTED) as route:
+        route.lose_dead_letter_queue()
+        publish(route, 1)
+        bad = route.publish(b"\xff\xfe\xff", id="bad", headers={"order": "a"})
+        end(route, 2)
+        assert len(route.documents) == 1
+        route.crash()
+        route.lose_dead_letter_queue(lost=False)
+        route.settle()
+        assert bad.fates == {"dead_lettered": 1}
+        assert route.queue == []
+
+
+def test_sentinels_that_wait_do_not_fill_the_prefetch():
+    with Harness(**COUNTED, links=1, prefetch=8) as route:
+        for number in range(20):
+            publish(route, 1, key=f"k{number}")
+            end(route, 1, key=f"k{number}")
+        assert len(route.documents) == 20
+        assert len(route.queue) == 2
+
+
+def test_a_store_that_answers_with_an_exception_is_asked_again():
+    sink = MemorySink()
+    with Harness(**COUNTED, links=2, sink=sink) as route:
+        left_after_a_crash(route)
+        known, asked = sink.known, []
+
+        def strange(ids):
+            asked.append(ids)
+            if len(asked) < 3:
+                raise ValueError(ids)
+            return known(ids)
+
+        sink.known = strange
+        route.settle()
+        assert (len(asked), len(sink.stored), route.queue) == (3, 1, [])
+
+
 def test_the_report_tells_what_became_of_it():
     with Harness(aggregate="list:2", size=4) as route:
         publish(route, 1, 2, 3)

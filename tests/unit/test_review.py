@@ -9,10 +9,12 @@ from math import inf
 import orjson
 import pytest
 
+from aggregator.aggregation import Own
 from aggregator.backoff import Backoff
-from aggregator.buffer import Buffer
-from aggregator.completion import Age, Size, Trigger, any_of
+from aggregator.buffer import Buffer, Group
+from aggregator.completion import Age, Predicate, Size, Trigger, any_of
 from aggregator.correlation import compile_expression
+from aggregator.errors import MessageRefusedError
 from aggregator.intake import Intake
 from aggregator.metrics import Metrics
 from aggregator.outbox import LONE_FAILURES, Outbox
@@ -60,7 +62,7 @@ class Recording:
 class Stage:
     """A pipeline with everything around it in memory."""
 
-    def __init__(self, sink=None, size=1, **limits):
+    def __init__(self, sink=None, size=1, aggregation=None, **limits):
         self.clock = VirtualClock()
         self.sink = sink or Recording()
         self.dead = MemoryDeadLetters(self.clock)
@@ -73,6 +75,7 @@ class Stage:
             sink=self.sink,
             dead_letters=self.dead,
             metrics=self.metrics.route("r"),
+            aggregation=aggregation,
             limits=Limits(**{"backoff": Backoff(0.1, 1.0), "breaker_window": 0, **limits}),
             clock=self.clock,
         )
@@ -243,3 +246,73 @@ def test_patience_counts_from_the_first_failure_whatever_request_is_tried():
         seen.add(stage.pipeline.state)
     assert RouteState.WAITING in seen
     assert len({name for request in stage.sink.requests for name, _ in request}) > 5
+
+
+def test_isolated_requests_that_a_lost_link_has_emptied_do_not_stop_the_others():
+    outbox = Outbox(max_items=10, max_bytes=1000)
+    items = [item("", 0) for _ in range(3)]
+    for one in items[:2]:
+        outbox.isolate(one, 5, 0.0)
+    first = outbox.take(0.0)
+    outbox.drop([one for one in items[:2] if one not in first.items])
+    outbox.resolve(first, None, 0.0)
+    assert outbox.take(10.0) is None
+    outbox.isolate(items[2], 5, 10.0)
+    assert outbox.take(10.0).items == [items[2]]
+
+
+def test_an_isolated_item_does_not_overtake_what_waits_with_its_id():
+    outbox = Outbox(max_items=10, max_bytes=1000, linger=60.0)
+    plain, isolated = item("a", 1), item("a", 2)
+    outbox.offer([plain], 10, 0.0)
+    outbox.isolate(isolated, 5, 0.0)
+    request = outbox.take(0.0)
+    assert request.items == [plain]
+    assert outbox.take(9.0) is None
+    outbox.resolve(request, None, 9.0)
+    isolated.batch = Buffer(any_of(Size(1)))._batch(Group(None, 0.0), Trigger.ISOLATED, 1, 0.0, 5)
+    assert outbox.take(9.0).items == [isolated]
+
+
+def test_a_copy_of_what_shares_its_documents_is_settled_though_a_link_was_lost_in_between():
+    twice = Own(lambda key, documents: [{"a": 1}, {"b": 2}])
+    stage = Stage(aggregation=twice, request_items=1)
+    other = MemoryLink()
+    stage.pipeline.link_opened(other, 1000)
+
+    def lose(item):
+        stage.sink.say = lambda item: WRITTEN
+        stage.link.alive = False
+        stage.pipeline.link_lost(stage.link)
+        stage.pipeline.accept([message("a", link=other, redelivered=True)])
+        return WRITTEN
+
+    stage.sink.say = lose
+    stage.pipeline.accept([message("a", link=stage.link)])
+    stage.run()
+    assert len(other.settled) == 1
+    assert stage.pipeline.idle
+
+
+def test_a_flush_thread_that_something_strange_ends_says_so():
+    stage = Stage()
+
+    def leave(item):
+        raise SystemExit
+
+    stage.sink.say = leave
+    stage.pipeline.accept([message("a", link=stage.link)])
+    stage.pipeline.run()
+    assert stage.pipeline.state is RouteState.STOPPED
+    assert stage.pipeline.unrecoverable
+
+
+def test_a_users_function_that_exits_ends_no_thread():
+    def leave(*_):
+        raise SystemExit
+
+    delivery = message("a")
+    (refusal,) = Intake(VirtualClock(), key=leave).sort([delivery], 0.0).refused
+    assert (refusal.reason, refusal.detail) == ("unreadable", "SystemExit")
+    with pytest.raises(MessageRefusedError, match="SystemExit"):
+        any_of(Predicate(leave)).after(Group(None, 0.0), delivery)
