@@ -337,16 +337,18 @@ def test_a_copy_that_comes_while_the_verdict_is_noted_is_settled_too():
 
     class Second(MemoryDelivery):
         __slots__ = ()
-        noted = 0
 
         @property
-        def deliveries(self):
+        def follower(self):
             # asked for when the verdict is noted, after the first item
             if route.sink.requests and not threads:
                 threads.append(Thread(target=route.accept, args=(copy,)))
                 threads[0].start()
                 threads[0].join(0.2)  # with the lock held, it has to wait
-            return (self,)
+
+        @follower.setter
+        def follower(self, _copy):
+            pass
 
     second = Second(b"text", properties={"message_id": "b"}, link=route.link)
     route.accept(route.message(id_="a"), second)
