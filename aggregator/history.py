@@ -1,6 +1,6 @@
 """What each batch tells of itself when it is done with, and the last ones of a route.
 
-One report is made for a batch, none for a message. Times are seconds.
+One note is made for a batch, none for a message. Times are seconds.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,38 +67,60 @@ class BatchReport:
         return {**words, **self.verdicts}
 
 
+class Note(NamedTuple):
+    """The fields of a report, as far as they have to be noted when a batch is done with."""
+
+    ended: float
+    key: str | None
+    trigger: str
+    part: int
+    complete: bool
+    messages: int
+    sentinels: int
+    bytes: int
+    documents: int
+    repeats: int
+    collecting: float
+    queueing: float
+    writing: float
+    verdicts: Mapping[str, int]
+
+
 class History:
     """The last reports of a route, the newest last. Any thread may ask; reports never change."""
 
     def __init__(self, *, full_messages: float = inf, full_bytes: float = inf, kept: int = KEPT) -> None:
         self._full = full_messages, full_bytes
-        self._last: deque[BatchReport] = deque(maxlen=kept)
+        self._last: deque[Note] = deque(maxlen=kept)
 
-    def report(self, batch: Batch, now: float, ended: float) -> BatchReport:
-        """Make the report of a batch that is done with at monotonic ``now``, and keep it."""
-        messages, size = len(batch.deliveries), batch.bytes
-        bounded = min(self._full) < inf
-        sent = min(batch.sent, now)
-        made = BatchReport(
-            ended=ended,
-            key=batch.key,
-            trigger=batch.trigger.value,
-            part=batch.part,
-            complete=batch.complete,
-            messages=messages,
-            sentinels=len(batch.controls),
-            bytes=size,
-            fill=max(messages / self._full[0], size / self._full[1]) if bounded else None,
-            documents=batch.documents,
-            repeats=batch.repeats,
-            collecting=batch.completed - batch.opened,
-            queueing=sent - batch.completed,
-            writing=now - sent,
-            verdicts=dict(batch.fates),
+    def note(self, batch: Batch, now: float, ended: float) -> Note:
+        """Keep what a batch has to tell that is done with at monotonic ``now``; cheap, a report is not."""
+        made = Note(
+            ended,
+            batch.key,
+            batch.trigger.value,
+            batch.part,
+            batch.complete,
+            len(batch.deliveries),
+            len(batch.controls),
+            batch.bytes,
+            batch.documents,
+            batch.repeats,
+            batch.completed - batch.opened,
+            max(0.0, min(batch.sent, now) - batch.completed),
+            max(0.0, now - batch.sent),
+            batch.fates,
         )
         self._last.append(made)
         return made
 
+    def report(self, note: Note) -> BatchReport:
+        """Return the report of a batch."""
+        full_messages, full_bytes = self._full
+        bounded = min(self._full) < inf
+        fill = max(note.messages / full_messages, note.bytes / full_bytes) if bounded else None
+        return BatchReport(fill=fill, **{**note._asdict(), "verdicts": dict(note.verdicts)})
+
     def last(self) -> list[BatchReport]:
-        """Return what is kept."""
-        return list(self._last)
+        """Return the reports of what is kept."""
+        return [self.report(note) for note in tuple(self._last)]

@@ -7,6 +7,7 @@ outside of it.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from logging import INFO
 from math import inf
 from typing import TYPE_CHECKING, cast
 
@@ -214,16 +215,19 @@ class Settler:
 
     def finish(self, batches: Iterable[Batch]) -> None:
         """Ack the sentinels of batches that are done with, and say what became of them."""
-        now = self._clock.monotonic()
+        now, ended = self._clock.monotonic(), self._clock.time()
+        # a host application's loggers need not know of levels
+        telling = getattr(self._log, "is_enabled_for", bool)(INFO)
         for batch in batches:
             if batch.controls:
                 self._conclude_controls(batch)
-            report = self.history.report(batch, now, self._clock.time())
-            self._metrics.concluded(report.queueing, report.writing)
-            told = report.told()
-            # a key may be a piece of a document: only for those who ask for it
-            self._log.debug("batch_key", key=batch.key, **told)
-            self._log.info("batch", **told)
+            note = self.history.note(batch, now, ended)
+            self._metrics.concluded(note.queueing, note.writing)
+            if telling:
+                told = self.history.report(note).told()
+                # a key may be a piece of a document: only for those who ask for it
+                self._log.debug("batch_key", key=batch.key, **told)
+                self._log.info("batch", **told)
 
     def _conclude_controls(self, batch: Batch) -> None:
         """Ack the sentinels of a batch; where all of its members go back to the broker, they do too."""
