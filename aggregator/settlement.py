@@ -216,8 +216,7 @@ class Settler:
     def finish(self, batches: Iterable[Batch]) -> None:
         """Ack the sentinels of batches that are done with, and say what became of them."""
         now, ended = self._clock.monotonic(), self._clock.time()
-        # a host application's loggers need not know of levels
-        telling = getattr(self._log, "is_enabled_for", bool)(INFO)
+        telling = _tells(self._log)
         for batch in batches:
             if batch.controls:
                 self._conclude_controls(batch)
@@ -296,3 +295,11 @@ class Settler:
         deliveries = list(deliveries)
         self._ledger.forget(deliveries)
         self._metrics.settled("given_back", len(deliveries))
+
+
+def _tells(log: FilteringBoundLogger) -> bool:
+    """Whether a line of the level ``info`` would be seen."""
+    try:
+        return log.is_enabled_for(INFO)
+    except AttributeError:  # a host application's loggers need not know of levels
+        return True

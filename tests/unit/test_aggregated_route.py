@@ -5,6 +5,7 @@ from __future__ import annotations
 from threading import Event, Thread
 
 import pytest
+import structlog
 
 from aggregator.errors import ConfigurationErrors, SinkUnavailableError
 from aggregator.settlement import SENTINEL_SECONDS
@@ -476,3 +477,16 @@ def test_requests_keep_their_bytes_though_documents_are_larger_than_bodies():
         sizes = [sum(len(sink.stored[name]) for name in ids) for ids in sink.requests]
         assert max(sizes) <= 100
         assert len(sizes) < 6
+
+
+def test_a_host_that_logs_its_own_way_is_told_too():
+    seen = []
+    structlog.configure(
+        wrapper_class=structlog.BoundLogger, processors=[lambda _, __, event: seen.append(event) or ""]
+    )
+    try:
+        with Harness(aggregate="list", size=1) as route:
+            publish(route, 1)
+    finally:
+        structlog.reset_defaults()
+    assert [event["messages"] for event in seen if event["event"] == "batch"] == [1]
