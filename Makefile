@@ -12,6 +12,9 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)) python3)
 # Further arguments for pytest: make test ARGS='-k ledger'
 ARGS ?=
+# Bytecode is kept, whatever the environment says: to compile what tests import anew takes seconds
+# for each process. `make clean` removes it.
+export PYTHONDONTWRITEBYTECODE :=
 
 # constraints.txt pins every version that was tested together; `make lock` renews it.
 # uv reads no pip.conf: where it finds no index, pip does the work.
