@@ -111,7 +111,7 @@ def _text(value: Any, where: str) -> str | None:
 
 def _property(name: str) -> Expression:
     def read(item: Item) -> str | None:
-        return _text(item.properties.get(name), name)
+        return _text(item.basic_property(name), name)
 
     return read
 
@@ -120,7 +120,7 @@ def _header(name: str) -> Expression:
     where = f"header {name}"
 
     def read(item: Item) -> str | None:
-        return _text(item.headers.get(name), where)
+        return _text(item.header(name), where)
 
     return read
 

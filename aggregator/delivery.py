@@ -91,6 +91,14 @@ class Item:
         """AMQP's basic properties that were set: ``message_id``, ``content_type``, …"""
         raise NotImplementedError
 
+    def header(self, name: str) -> Any:
+        """Return one header, None where it is not set. A source may know it without reading all."""
+        return self.headers.get(name)
+
+    def basic_property(self, name: str) -> Any:
+        """Return one of the properties, None where it is not set. As :meth:`header`."""
+        return self.properties.get(name)
+
     @property
     def exchange(self) -> str:
         """The exchange it was published to; empty for the default exchange."""
@@ -264,6 +272,14 @@ class Aggregate(Item):
     def properties(self) -> Mapping[str, Any]:
         """The first delivery's."""
         return self._deliveries[0].properties
+
+    def header(self, name: str) -> Any:
+        """Return the first delivery's."""
+        return self._deliveries[0].header(name)
+
+    def basic_property(self, name: str) -> Any:
+        """Return the first delivery's."""
+        return self._deliveries[0].basic_property(name)
 
     @property
     def exchange(self) -> str:

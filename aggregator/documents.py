@@ -36,9 +36,9 @@ def make_document(delivery: Delivery, *, trust_json: bool, max_bytes: int) -> by
     ``empty-body``, ``too-large``, ``bad-json``, ``not-an-object``, ``bad-charset``, ``binary``,
     ``compressed`` (an unknown method, damaged, or it would inflate beyond ``max_bytes``).
     """
-    properties = delivery.properties
+    read = delivery.basic_property
     try:
-        form = form_of(properties.get("content_type"), properties.get("content_encoding"))
+        form = form_of(read("content_type"), read("content_encoding"))
     except TypeError:
         form = UNREADABLE
     body = delivery.body
@@ -73,7 +73,7 @@ def _carefully(delivery: Delivery, form: Form, trust_json: bool, max_bytes: int)
     if form.refusal:
         raise MessageRefusedError(*form.refusal)
     _check_size(body, max_bytes)
-    method = delivery.headers.get("compression") or form.compression
+    method = delivery.header("compression") or form.compression
     if method:
         body = decompress(body, method, max_bytes)
     if form.kind is Kind.JSON:

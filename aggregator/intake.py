@@ -155,7 +155,7 @@ class Intake:
     def _count_of(self, delivery: Delivery) -> int | None:
         if self.sentinel_count is None:
             return None
-        value = delivery.headers.get(self.sentinel_count)
+        value = delivery.header(self.sentinel_count)
         if isinstance(value, bool) or not isinstance(value, int | str):
             return None
         try:
@@ -169,7 +169,7 @@ class Intake:
 
 def delivered_before(delivery: Delivery) -> int:
     """Return how often a redelivered message came before, as the broker counts it; 0 if it does not."""
-    delivered = delivery.headers.get(DELIVERY_COUNT)
+    delivered = delivery.header(DELIVERY_COUNT)
     return delivered if isinstance(delivered, int) else 0
 
 

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kombu.exceptions import DecodeError
+
 from aggregator.delivery import Delivery
+from aggregator.errors import MessageRefusedError
+from consumers.transports.amqp_properties import (
+    may_have_header,
+    read_headers,
+    read_properties,
+    read_property,
+    read_route,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from aggregator.delivery import Link
+    from consumers.transports.amqp_frames import Arrival
 
 # kombu's own notes among the properties of a virtual transport
 _NOTES = frozenset({"delivery_info", "delivery_tag", "body_encoding"})
@@ -56,6 +67,61 @@ class AmqpDelivery(Delivery):
     def routing_key(self) -> str:
         """The routing key it was published with."""
         return self._info["routing_key"]  # type: ignore[no-any-return]
+
+
+class BatchedDelivery(Delivery):
+    """A message of the batched transport, its properties as they came on the wire.
+
+    Nothing of them is decoded before it is asked for, and the headers alone are kept then. What cannot
+    be decoded refuses this message (``bad-properties``) when someone asks for it.
+    """
+
+    __slots__ = ("_headers", "_raw", "_route")
+
+    def __init__(self, link: Link, arrival: Arrival) -> None:
+        _, _, tag, bits, self._route, self._raw, body = arrival
+        super().__init__(body, link, tag, redelivered=bool(bits & 1))
+        self._headers: Mapping[str, Any] | None = None
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The application's headers."""
+        if self._headers is None:
+            self._headers = _refusing(read_headers, self._raw)
+        return self._headers
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """AMQP's basic properties that were set."""
+        return _refusing(read_properties, self._raw)  # type: ignore[no-any-return]
+
+    def header(self, name: str) -> Any:
+        """Return a header; the table is not decoded where it cannot have it."""
+        if self._headers is None and not may_have_header(self._raw, name.encode("utf-8", "surrogatepass")):
+            return None
+        return self.headers.get(name)
+
+    def basic_property(self, name: str) -> Any:
+        """Return a property without looking at the others."""
+        return _refusing(read_property, self._raw, name)
+
+    @property
+    def exchange(self) -> str:
+        """The exchange it was published to; bytes that are no UTF-8 are escaped."""
+        return read_route(self._route, "backslashreplace")[0]
+
+    @property
+    def routing_key(self) -> str:
+        """The routing key it was published with; bytes that are no UTF-8 are escaped."""
+        return read_route(self._route, "backslashreplace")[1]
+
+
+def _refusing(read: Callable[..., Any], raw: bytes, *arguments: str) -> Any:
+    try:
+        return read(raw, *arguments)
+    except DecodeError as exc:
+        problem = str(exc)
+    raise MessageRefusedError("bad-properties", problem)
 
 
 class KombuDelivery(Delivery):

@@ -23,11 +23,11 @@ from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import UnrecoverableError
 from aggregator.intake import delivered_before
 from consumers.declaring import declare_queue, ensure_queue
-from consumers.delivery import AmqpDelivery, KombuDelivery, undecoded
+from consumers.delivery import AmqpDelivery, BatchedDelivery, KombuDelivery, undecoded
 from consumers.link import ChannelLink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from aggregator.clock import Clock
     from aggregator.metrics import RouteMetrics
@@ -104,6 +104,7 @@ class Worker(ConsumerMixin):
         self._clock = clock
         self._inbox: list[Any] = []
         self._inbox_bytes = 0
+        self._got: Callable[[Any], Any] = lambda message: message
         self._backoff = Backoff(0.1, 10.0)
         self._failures = 0
         self._log = log.bind(route=pipeline.name, worker=name)
@@ -216,7 +217,12 @@ class Worker(ConsumerMixin):
         )
         if self._amqp:
             channel.auto_decode = False  # it would run any codec that a publisher names
-            channel.message_to_python = lambda raw: AmqpDelivery(raw, link)
+            if hasattr(channel, "make_delivery"):  # the batched transport: the only object of a message
+                channel.make_delivery = partial(BatchedDelivery, link)
+                channel.message_to_python = None
+                self._got = lambda raw: BatchedDelivery(link, raw.arrival)
+            else:
+                self._got = channel.message_to_python = lambda raw: AmqpDelivery(raw, link)
         elif hasattr(channel, "message_to_python") and hasattr(channel, "qos"):
             channel.Message = undecoded(channel.Message)
         self._link = link
@@ -283,7 +289,7 @@ class Worker(ConsumerMixin):
             raise
         if message is None:
             return 0
-        self._receive(channel.message_to_python(message) if self._amqp else message)
+        self._receive(self._got(message))
         delivery = self._inbox[-1]
         self._hand_over()
         self._settle()
@@ -340,6 +346,8 @@ class Worker(ConsumerMixin):
         if self._socket is not None:
             # every wait inside py-amqp is bounded by this, its close included
             self._socket.settimeout(OPENING_SECONDS)
+            readers = (self._established, self._socket)
+            self._pendings = [each.pending for each in readers if hasattr(each, "pending")]
             self._readable = select.poll()
             self._readable.register(self._socket, select.POLLIN)
             self._either = select.poll()
@@ -361,9 +369,8 @@ class Worker(ConsumerMixin):
         return any(descriptor != self._wake_read for descriptor, _ in events)
 
     def _pending(self) -> bool:
-        """Whether TLS holds decrypted bytes that no poll shows."""
-        pending = getattr(self._socket, "pending", None)
-        return bool(pending and pending())
+        """Whether something has been read that no poll shows: by TLS, or by the transport."""
+        return any(pending() for pending in self._pendings)
 
     def _read(self) -> None:
         if self._socket is None:

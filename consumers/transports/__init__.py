@@ -13,7 +13,16 @@ from kombu.transport import TRANSPORT_ALIASES
 SQLITE_QUEUE: Final = "sqlite-queue"
 """The URL scheme of the durable queue in one SQLite file."""
 
-_OURS: Final = {SQLITE_QUEUE: "consumers.transports.sqlite:Transport"}
+AMQP_BATCHED: Final = "amqp-batched"
+"""The URL scheme of AMQP whose deliveries are received many at a time."""
+AMQPS_BATCHED: Final = "amqps-batched"
+"""The same over TLS."""
+
+_OURS: Final = {
+    SQLITE_QUEUE: "consumers.transports.sqlite:Transport",
+    AMQP_BATCHED: "consumers.transports.amqp_batched:Transport",
+    AMQPS_BATCHED: "consumers.transports.amqp_batched:SSLTransport",
+}
 
 
 def register() -> None:

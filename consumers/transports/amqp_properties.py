@@ -1,0 +1,123 @@
+"""Basic properties as they stand in a header frame, read as far as someone asks.
+
+``raw`` is always the flags and the values behind them. The values are decoded by py-amqp. All
+functions raise ``DecodeError`` for what cannot be read, whatever is wrong with it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from amqp.serialization import decode_properties_basic, loads
+from kombu.exceptions import DecodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HEADERS: Final = 0x2000
+#: Flag and form of each property in the order of the wire: s a short string, F a table, else its octets.
+_FIELDS: Final[dict[str, tuple[int, str | int]]] = {
+    "content_type": (0x8000, "s"),
+    "content_encoding": (0x4000, "s"),
+    "application_headers": (HEADERS, "F"),
+    "delivery_mode": (0x1000, 1),
+    "priority": (0x0800, 1),
+    "correlation_id": (0x0400, "s"),
+    "reply_to": (0x0200, "s"),
+    "expiration": (0x0100, "s"),
+    "message_id": (0x0080, "s"),
+    "timestamp": (0x0040, 8),
+    "type": (0x0020, "s"),
+    "user_id": (0x0010, "s"),
+    "app_id": (0x0008, "s"),
+    "cluster_id": (0x0004, "s"),
+}
+
+
+def read_all(raw: bytes) -> dict[str, Any]:
+    """Return every property that is set, the headers as ``application_headers``, as py-amqp would."""
+    found: dict[str, Any] = _guarded("properties", lambda: decode_properties_basic(raw, 0)[0])
+    return found
+
+
+def read_properties(raw: bytes) -> dict[str, Any]:
+    """Return every property that is set but the headers, which are not looked at."""
+    if raw[0] << 8 & HEADERS:
+
+        def without() -> bytes:
+            start = _find(raw, HEADERS)
+            flags = int.from_bytes(raw[:2], "big") & ~HEADERS
+            return flags.to_bytes(2, "big") + raw[2:start] + raw[_skip(raw, start, "F") :]
+
+        raw = _guarded("properties", without)
+    return read_all(raw)
+
+
+def read_property(raw: bytes, name: str) -> Any:
+    """Return one property, None where it is not set or no such is known; the headers are skipped."""
+    flag, form = _FIELDS.get(name, (0, 0))
+    if not (raw[0] << 8 | raw[1]) & flag or form == "F":
+        return None
+    try:
+        at = _find(raw, flag)
+        if form == "s":
+            return raw[at + 1 : at + 1 + raw[at]].decode("utf-8", "surrogatepass")
+        return int.from_bytes(raw[at : at + form], "big")  # type: ignore[operator]
+    except (UnicodeDecodeError, IndexError) as exc:
+        raise DecodeError(f"{name}: {type(exc).__name__}") from None
+
+
+def read_headers(raw: bytes) -> dict[str, Any]:
+    """Return the application's headers; empty where there are none."""
+    if not raw[0] << 8 & HEADERS:
+        return {}
+    found: dict[str, Any] = _guarded("headers", lambda: loads("F", raw, _find(raw, HEADERS))[0][0])
+    return found
+
+
+def may_have_header(raw: bytes, name: bytes) -> bool:
+    """Return False where no header has this name; for true the table would have to be decoded."""
+    return bool(raw[0] << 8 & HEADERS) and name in raw
+
+
+def read_route(raw: bytes, errors: str = "surrogatepass") -> tuple[str, str]:
+    """Return exchange and routing key of a delivery; ``raw`` is two short strings, ``errors`` a codec's."""
+
+    def read() -> tuple[str, str]:
+        middle = 1 + raw[0]
+        routing_key = raw[middle + 1 : middle + 1 + raw[middle]]
+        return raw[1:middle].decode("utf-8", errors), routing_key.decode("utf-8", errors)
+
+    route: tuple[str, str] = _guarded("routing key", read)
+    return route
+
+
+def _guarded(what: str, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except Exception as exc:  # noqa: BLE001 - py-amqp's decoder raises what it comes upon, RecursionError too
+        problem = f"the {what} cannot be decoded: {type(exc).__name__}"
+    raise DecodeError(problem)
+
+
+def _find(raw: bytes, flag: int) -> int:
+    """Return where the property of ``flag`` begins. ``IndexError`` beyond the end."""
+    at = 2
+    for form in _before(raw[0] << 8 | raw[1], flag):
+        at = _skip(raw, at, form)
+    return at
+
+
+def _skip(raw: bytes, at: int, form: str | int) -> int:
+    if form == "s":
+        return at + 1 + raw[at]
+    if form == "F":
+        return at + 4 + int.from_bytes(raw[at : at + 4], "big")
+    return at + form  # type: ignore[operator]
+
+
+@lru_cache(maxsize=1024)
+def _before(flags: int, flag: int) -> tuple[str | int, ...]:
+    """Return the forms of the properties that are set and stand before the one of ``flag``."""
+    return tuple(form for each, form in _FIELDS.values() if each & flags and each > flag)
