@@ -17,7 +17,6 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from typing import Any
 
 from kombu import Connection, Consumer, Queue
@@ -78,11 +77,9 @@ def fill(rabbit: Any, queue_type: str, count: int) -> None:
         arguments = {"x-queue-type": queue_type}
         connection.default_channel.queue_declare(QUEUE, durable=True, auto_delete=False, arguments=arguments)
     publisher = Publisher(rabbit.url)
-    with suppress(StopIteration):
-        numbers = iter(range(count))
-        while True:
-            batch = [message(next(numbers)) for _ in range(min(1_000, count))]
-            assert not any(publisher.publish(batch))
+    for start in range(0, count, 1_000):
+        batch = [message(number) for number in range(start, min(start + 1_000, count))]
+        assert not any(publisher.publish(batch))
     publisher.close()
 
 

@@ -96,6 +96,12 @@ class Socket:
 
     shutdown = settimeout
 
+    def getsockname(self) -> tuple[str, int]:
+        """For py-amqp's texts."""
+        return ("127.0.0.1", 1)
+
+    getpeername = getsockname
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -109,12 +115,13 @@ class Client:
     closes: bool = False
     channels: tuple[int, ...] = (1, 2)
     tags: tuple[str, ...] = ("c", "d")
+    frame_max: int = FRAME_MAX
     events: list[tuple[Any, ...]] = field(default_factory=list)
     most: int = 0
 
     def __post_init__(self) -> None:
         self.socket = Socket(self.chunks, closes=self.closes)
-        self.connection = self.connection_class(frame_max=FRAME_MAX, on_blocked=self._note("blocked"))
+        self.connection = self.connection_class(frame_max=self.frame_max, on_blocked=self._note("blocked"))
         self.connection.on_unblocked = lambda: self.events.append(("unblocked",))
         transport = TCPTransport("localhost:1")
         transport.sock, transport.connected = self.socket, True

@@ -218,5 +218,5 @@ class FrameBuffer:
         end = at + 7 + length
         self._at, self._missing = end + 1, -1
         if buffer[end] != _END:
-            raise UnexpectedFrame(f"a frame ended in {buffer[end]:#04x}; 0xce is needed")
+            raise UnexpectedFrame(f"Received frame_end {buffer[end]:#04x} while expecting 0xce")
         return kind, channel, buffer[at + 7 : end]
