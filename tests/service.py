@@ -7,6 +7,7 @@ between them.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -42,6 +43,13 @@ PATIENCE = 60.0
 
 #: Keys of batches are told to those alone who ask for details.
 LOGS = ("--log-format", "json", "--log-level", "debug")
+
+
+def on_transport(broker: str) -> str:
+    """Return the URL for the transport that is tested: ``TEST_AMQP=batched`` is the other one for AMQP."""
+    if os.environ.get("TEST_AMQP") == "batched":
+        return re.sub("^amqp(s?)://", r"amqp\1-batched://", broker)
+    return broker
 
 
 class Service:
@@ -232,7 +240,8 @@ class Stage:
         self, *flags: str, sink: str | None = None, broker: str | None = None, **options: Any
     ) -> Service:
         """Start a service with these flags from the queue to the index."""
-        ends = ("--broker", broker or self.rabbitmq.url, "--queue", self.queue, "--sink", sink or self.sink())
+        address = on_transport(broker or self.rabbitmq.url)
+        ends = ("--broker", address, "--queue", self.queue, "--sink", sink or self.sink())
         return self._start(*ends, *flags, **options)
 
     def declare(self, kind: str = "classic", **arguments: Any) -> None:

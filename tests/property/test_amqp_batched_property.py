@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from amqp import spec
 from amqp.basic_message import Message
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu.exceptions import DecodeError
 from kombu.transport import pyamqp
@@ -178,6 +178,7 @@ def test_generated_streams(stream, order, closes):
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+@settings(max_examples=15)
 @given(order=seeded)
 def test_recorded_streams(path, order):
     stream = gzip.decompress(path.read_bytes())
