@@ -98,27 +98,49 @@ others = st.sampled_from(
         returned(2),
     ]
 )
-endings = st.sampled_from(
-    [
-        [],
-        [
-            method(1, spec.Channel.Close, "BsBB", 406, "PRECONDITION_FAILED", 60, 80),
-            method(1, spec.Channel.OpenOk),
-        ],
-        [method(0, spec.Connection.Close, "BsBB", 320, "CONNECTION_FORCED", 0, 0)],
-        [method(3, spec.Basic.Ack, "Lb", 7, True)],
-        [method(1, (60, 99))],
-        [frame(3, 1, b"a body that nobody announced")],
-        [frame(2, 1, b"\0\x3c" + bytes(12))],
-        [frame(4, 1, b"")],
-        [frame(1, 1, b"\0\x3c")],
-        [frame(8, 0, b"", end=0)],
-        [deliver()[0], deliver()[0]],
-        [*deliver()[:2], *deliver()[:2]],
-        [*deliver()[:2], frame(3, 1, b"body", end=1)],
-        [deliver(properties=b"\x20\x00\x00\x00\x00\xff\x01aZ")[0]],
-    ]
-)
+OPENING, HEADER, BODY = deliver()
+FAULTS = {
+    "channel closed": [
+        method(1, spec.Channel.Close, "BsBB", 406, "PRECONDITION_FAILED", 60, 80),
+        method(1, spec.Channel.OpenOk),
+    ],
+    "connection closed": [method(0, spec.Connection.Close, "BsBB", 320, "CONNECTION_FORCED", 0, 0)],
+    "unknown channel": [method(3, spec.Basic.Ack, "Lb", 7, True)],
+    "delivery on an unknown channel": deliver(3),
+    "unknown method": [method(1, (60, 99))],
+    "unknown class of a header": [OPENING, frame(2, 1, b"\0\x3d" + HEADER[9:-1]), BODY],
+    "body that nobody announced": [BODY],
+    "header that nobody announced": [HEADER],
+    "two methods": [OPENING, OPENING, HEADER, BODY],
+    "two headers": [OPENING, HEADER, HEADER, BODY],
+    "body before its header": [OPENING, BODY, HEADER],
+    "unknown frame": [frame(4, 1, b"")],
+    "unknown frame within": [OPENING, HEADER, frame(4, 1, b"body")],
+    "cut method": [frame(1, 1, b"\0\x3c")],
+    "cut delivery": [frame(1, 1, OPENING[7:14]), HEADER, BODY],
+    "cut header": [OPENING, frame(2, 1, b"\0\x3c" + bytes(11)), BODY],
+    "consumer tag beyond its frame": [frame(1, 1, b"\0\x3c\0\x3c\x0bc" + bytes(12)), HEADER, BODY],
+    "end of a heartbeat": [frame(8, 0, b"", end=0)],
+    "end of a method": [OPENING[:-1] + b"\xcd", HEADER, BODY],
+    "end of a method, nothing more": [OPENING[:-1] + b"\xcd"],
+    "end of a header": [OPENING, HEADER[:-1] + b"\xcd", BODY],
+    "end of a header, nothing more": [OPENING, HEADER[:-1] + b"\xcd"],
+    "end of a body": [OPENING, HEADER, BODY[:-1] + b"\xcd"],
+    "end of an empty delivery": [*deliver(body=b"")[:1], deliver(body=b"")[1][:-1] + b"\xcd"],
+    "body on another channel": [OPENING, HEADER, frame(3, 2, b"body")],
+    "header on another channel": [OPENING, frame(2, 2, HEADER[7:-1]), BODY],
+    "longer body than announced": [OPENING, HEADER, frame(3, 1, b"a longer body")],
+    "shorter body than announced": [
+        OPENING,
+        HEADER,
+        frame(3, 1, b"b"),
+        frame(3, 1, b""),
+        frame(3, 1, b"ody"),
+    ],
+    "all bits": [frame(1, 1, OPENING[7:-7] + b"\xfe" + OPENING[-5:-1]), HEADER, BODY],
+    "undecodable": [deliver(properties=b"\x20\x00\x00\x00\x00\xff\x01aZ")[0]],
+}
+endings = st.just([]) | st.sampled_from(list(FAULTS.values()))
 
 
 @st.composite
@@ -177,6 +199,25 @@ def test_generated_streams(stream, order, closes):
         assert 0 <= theirs.connection.bytes_recv - ours.connection.bytes_recv <= 2 * len(ours.channels)
 
 
+@pytest.mark.parametrize("closes", [False, True], ids=["open", "closed"])
+@pytest.mark.parametrize("split", [False, True], ids=["whole", "by bytes"])
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_each_fault(fault, split, closes):
+    """The first message is good, and so is the last: whether it comes depends on the fault."""
+    stream = b"".join([*deliver(tag=1), *fault, *deliver(tag=2)])
+    chunks = [stream[i : i + 1] for i in range(len(stream))] if split else [stream]
+    theirs, ours = both(chunks, closes=closes)
+    the_same(theirs, ours)
+    assert ours.events[0][2] == 1
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTS if "nothing more" in name])
+def test_a_fault_is_seen_before_anything_more_comes(fault):
+    theirs, ours = both([b"".join(FAULTS[fault])])
+    the_same(theirs, ours)
+    assert ours.events[-1][1] == "UnexpectedFrame"
+
+
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 @settings(max_examples=15)
 @given(order=seeded)
@@ -185,6 +226,7 @@ def test_recorded_streams(path, order):
     theirs, ours = both(cut(stream, order), tags=("recorded",), frame_max=8192)
     the_same(theirs, ours)
     assert sum(event[0] == "delivery" for event in ours.events) > 10
+    assert not ours.connection._busy
     assert ours.connection.bytes_recv == theirs.connection.bytes_recv
 
 
@@ -203,10 +245,10 @@ def test_damaged_streams(stream, order, damages):
     theirs, ours = both(cut(bytes(damaged), order, waits=False), closes=True)
     *seen_by_them, (_, their_error, _) = theirs.events  # at the least both hear the end of the stream
     *seen_by_us, (_, our_error, _) = ours.events
-    if our_error == "FrameError":  # py-amqp would take up to 4 GiB for a frame
-        assert seen_by_us == seen_by_them[: len(seen_by_us)]
-    elif their_error == "undecodable":  # what of its message nobody reads is no error here
-        assert seen_by_them == seen_by_us[: len(seen_by_them)]
+    # py-amqp would take up to 4 GiB for a frame; what nobody reads of a message is no error here
+    if our_error == "FrameError" or their_error == "undecodable":
+        common = min(len(seen_by_us), len(seen_by_them))
+        assert seen_by_us[:common] == seen_by_them[:common]
     else:
         assert (seen_by_us, our_error) == (seen_by_them, their_error)
 

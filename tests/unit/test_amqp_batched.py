@@ -298,6 +298,13 @@ def test_a_frame_beyond_all_is_an_error_of_the_protocol(at):
         made.connection.drain_events(timeout=1)
 
 
+def test_a_body_is_not_waited_for_beyond_a_frame():
+    frames = deliver(tag=2, body=b"x" * (2 * FRAME_MAX + 1))
+    made = client(*deliver(tag=1), *frames[:2], frames[2][:20])
+    made.run()
+    assert [event[:2] for event in made.events[1:]] == [("error", "FrameError")]
+
+
 def test_headers_that_the_broker_made_longer_than_a_frame():
     headers = {"x": "y" * (FRAME_MAX + 100)}
     (message,) = received(*deliver(properties=raw(application_headers=headers)))
