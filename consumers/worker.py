@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 from contextlib import contextmanager, suppress
+from functools import partial
 from math import inf
 from threading import Event
 from typing import TYPE_CHECKING, Any

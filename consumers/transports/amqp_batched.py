@@ -22,18 +22,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import amqp
 from amqp import spec
+from kombu.exceptions import DecodeError
 from kombu.transport import pyamqp
 
 from consumers.transports.amqp_frames import (
     DELIVER,
+    GET_OK,
     HEADER,
     METHOD,
     Arrival,
     FrameBuffer,
     join_deliver,
     split_deliver,
+    split_get_ok,
 )
 from consumers.transports.amqp_message import Message
+from consumers.transports.amqp_properties import read_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +67,8 @@ class Channel(pyamqp.Channel):
     def message_to_python(self, raw_message: Any) -> Any:
         """Return a delivery as it is; what ``basic_get`` brought becomes kombu's message."""
         if type(raw_message) is amqp.Message:
+            if getattr(raw_message, "undecodable", False):  # it will say so when it is asked
+                return self.make_delivery(raw_message.arrival)
             return super().message_to_python(raw_message)  # type: ignore[no-untyped-call]
         return raw_message
 
@@ -116,13 +122,20 @@ class Connection(pyamqp.Connection):
 
     def on_inbound_method(self, channel_id: int, method_sig: Any, payload: bytes, content: Any) -> Any:
         """Take what py-amqp has put together."""
-        if content is not None:
-            properties = self._busy.pop(channel_id, None)
-            if properties is not None:
-                arrival = split_deliver(channel_id, payload, properties, content.body or b"")
+        properties = self._busy.pop(channel_id, None) if content is not None else None
+        if properties:
+            body = content.body or b""
+            if method_sig == spec.Basic.Deliver:
+                arrival = split_deliver(channel_id, payload, properties, body)
                 if arrival is not None:
                     self._arrivals.append(arrival)
                     return self._hand_out()
+            else:
+                content.arrival = split_get_ok(channel_id, payload, properties, body)
+                try:
+                    content.properties = read_all(properties)
+                except DecodeError:
+                    content.undecodable = True
         return super().on_inbound_method(channel_id, method_sig, payload, content)
 
     def _receive(self, timeout: float | None) -> None:
@@ -172,8 +185,8 @@ class Connection(pyamqp.Connection):
     def _pass_on(self, frame: tuple[int, int, bytes]) -> bool:
         """Give a frame to py-amqp; tell whether it was an event, as py-amqp does.
 
-        Of a delivery that it has to put together, the properties are kept back: they are decoded when
-        someone asks, and what is wrong with them is then that message's fault alone.
+        Of a message for a consumer or for ``basic_get`` the properties are kept back: they are decoded
+        when someone asks, and what is wrong with them is then that message's fault alone.
         """
         kind, number, payload = frame
         if (
@@ -186,7 +199,7 @@ class Connection(pyamqp.Connection):
             frame = (kind, number, payload[:_FLAGS] + _NO_PROPERTIES)
         complete = bool(self.on_inbound_frame(frame))
         if kind == METHOD and not complete:
-            self._busy[number] = b"" if payload[: len(DELIVER)] == DELIVER else None
+            self._busy[number] = b"" if payload[: len(DELIVER)] in {DELIVER, GET_OK} else None
         return complete
 
 

@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 METHOD, HEADER, BODY = 1, 2, 3
 #: Class and method of ``basic.deliver``.
 DELIVER: Final = b"\x00\x3c\x00\x3c"
+#: Class and method of ``basic.get-ok``.
+GET_OK: Final = b"\x00\x3c\x00\x47"
 #: Octets of a frame beside its payload: type, channel and size before it, the end octet behind it.
 OVERHEAD: Final = 8
 
 _END: Final = 0xCE
+#: Where the exchange stands in the payload of ``basic.get-ok``, behind method, tag and bits.
+_GET_OK_ROUTE: Final = 13
 _BASIC: Final = 60
 #: Octets of a header frame's payload up to the flags, these included.
 _LEAST_HEADER: Final = 14
@@ -144,6 +148,14 @@ def split_deliver(channel: int, payload: bytes, properties: bytes, body: bytes) 
     tag, bits = _tag_and_bits(payload, consumer_end)
     consumer, route = payload[5:consumer_end], payload[consumer_end + 9 :]
     return Arrival(channel, consumer, tag, bits, route, properties, body)
+
+
+def split_get_ok(channel: int, payload: bytes, properties: bytes, body: bytes) -> Arrival | None:
+    """Return what ``basic.get`` brought as a delivery to no consumer, or None where it is malformed."""
+    if len(payload) < _GET_OK_ROUTE + 2:
+        return None
+    tag, bits = _tag_and_bits(payload, len(GET_OK))
+    return Arrival(channel, b"", tag, bits, payload[_GET_OK_ROUTE:], properties, body)
 
 
 def join_deliver(arrival: Arrival) -> bytes:

@@ -164,13 +164,47 @@ def test_a_program_of_kombus():
     assert bad == [(2, DecodeError)]
 
 
-def test_basic_get_brings_kombus_own_message():
-    made = client()
-    message = AmqpMessage(b"b", content_type="text/plain")
-    message.delivery_info = {"delivery_tag": 1}
-    got = made.connection.channels[1].message_to_python(message)
-    assert type(got) is pyamqp.Message
-    assert got.content_type == "text/plain"
+def got(properties, connection_class=amqp_batched.Connection, body=b"b"):
+    """Return what ``basic_get`` brought, and the channel."""
+    answer = method(1, spec.Basic.GetOk, "Lbssl", 4, True, "x", "k", 9)
+    # something else in the same read, before it and behind it
+    stream = b"".join(
+        [*deliver(tag=3), answer, *deliver(properties=properties, body=body)[1:], *deliver(tag=5)]
+    )
+    made = Client(connection_class, [stream])
+    channel = made.connection.channels[1]
+    message = channel.basic_get("q")
+    made.run()
+    assert [event[2] for event in made.events] == [3, 5]
+    return message, channel
+
+
+@pytest.mark.parametrize("properties", [{}, {"content_type": "text/plain", "application_headers": {"a": 1}}])
+@pytest.mark.parametrize("body", [b"", b"b"])
+def test_basic_get_brings_what_the_standard_transport_does(properties, body):
+    theirs, ours = (
+        got(raw(**properties), each, body) for each in (pyamqp.Connection, amqp_batched.Connection)
+    )
+    for name in ("properties", "delivery_info", "delivery_tag", "body"):
+        assert getattr(ours[0], name) == getattr(theirs[0], name)
+    looks = [Client.look(channel.message_to_python(message)) for message, channel in (theirs, ours)]
+    assert looks[0] == looks[1]
+    delivery = BatchedDelivery(LINK, ours[0].arrival)
+    assert (delivery.tag, delivery.redelivered, delivery.exchange, delivery.routing_key) == (
+        4,
+        True,
+        "x",
+        "k",
+    )
+    assert delivery.headers == properties.get("application_headers", {})
+
+
+def test_a_got_message_that_cannot_be_decoded_is_its_own_fault_alone():
+    message, channel = got(b"\x20\x00\x00\x00\x00\x03\x01aZ")
+    with pytest.raises(DecodeError):
+        _ = channel.message_to_python(message).headers
+    with pytest.raises(MessageRefusedError):
+        _ = BatchedDelivery(LINK, message.arrival).headers
 
 
 # ── consumers ──
