@@ -137,7 +137,7 @@ FAULTS = {
         frame(3, 1, b""),
         frame(3, 1, b"ody"),
     ],
-    "all bits": [frame(1, 1, OPENING[7:-7] + b"\xfe" + OPENING[-5:-1]), HEADER, BODY],
+    "all bits": [frame(1, 1, OPENING[7:-6] + b"\xfe" + OPENING[-5:-1]), HEADER, BODY],
     "undecodable": [deliver(properties=b"\x20\x00\x00\x00\x00\xff\x01aZ")[0]],
 }
 endings = st.just([]) | st.sampled_from(list(FAULTS.values()))
