@@ -37,7 +37,7 @@ def test_the_last_ones_go_by_age(stage):
     produce(stage, "--count", "39")
     running = stage.start("--size", "20", "--age", "500ms", "--metrics-port", "0")
     running.wait_event("batch", 2)
-    assert running.batches() == [("size", 20), ("age", 19)]
+    assert sorted(running.batches()) == [("age", 19), ("size", 20)]  # a busy sink may answer the second first
     (last,) = running.events("batch", trigger="age")
     assert 0.5 <= last["age"] < 20
     running.wait_metric("aggregator_deliveries_total", lambda n: n == 39, verdict="written")
