@@ -18,8 +18,10 @@ pytestmark = pytest.mark.integration
 # a daemon that leaves its parent, its session and its group, as epmd does
 DETACHED = "setsid sleep 600 & sleep 600"
 
+# a shell without job control has its background commands ignore SIGINT, and their children with them
 OWNER = f"""
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from tests.servers.local import LocalHost
 host = LocalHost("sleeper", Path(sys.argv[1]), ["sh", "-c", {DETACHED!r}], {{"PATH": "/usr/bin:/bin"}})
