@@ -18,6 +18,7 @@ import requests
 import structlog
 from hypothesis import Phase, settings
 
+from aggregator.logs import _CHATTY
 from tests.servers import Fleet, Prometheus, Unavailable
 from tests.servers.elastic import Elasticsearch
 from tests.servers.elastic import elasticsearch as make_elasticsearch
@@ -88,12 +89,13 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
 def _own_logging() -> Iterator[None]:
     """What a test sets up for logs ends with it: another's stream would be closed by then."""
     root = logging.getLogger()
-    level = root.level
+    loggers = {logger: logger.level for logger in (root, *map(logging.getLogger, _CHATTY))}
     yield
     for handler in root.handlers[:]:
         if type(handler) is logging.StreamHandler:  # pytest's own are of other classes
             root.removeHandler(handler)
-    root.setLevel(level)
+    for logger, level in loggers.items():
+        logger.setLevel(level)
     structlog.reset_defaults()
 
 
