@@ -218,7 +218,7 @@ class Intake(Options):
         15, "delivered so often, a message is dead-lettered before RabbitMQ drops it at 20", "N", ge=1, lt=20
     )
     isolate_at: Annotated[Count | None, Unset] = option(
-        8,
+        5,
         "delivered so often, a message is written alone: it may be what kills the process",
         "N",
         unset="off",
