@@ -1,12 +1,11 @@
 """What each batch tells of itself when it is done with, and the last ones of a route.
 
-One note is made for a batch, none for a message. Times are seconds.
+One report is made for a batch, none for a message. Times are seconds.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
 KEPT = 100
 
 
-@dataclass(frozen=True, slots=True)
-class BatchReport:
+class BatchReport(NamedTuple):
     """One batch from its first message to the last word on it.
 
     ``ended``: unix seconds. ``key``: may be a piece of a document; it stands in no log line but those
@@ -34,7 +32,7 @@ class BatchReport:
     """
 
     ended: float
-    key: str | None = field(repr=False)
+    key: str | None
     trigger: str
     part: int
     complete: bool
@@ -48,6 +46,11 @@ class BatchReport:
     queueing: float
     writing: float
     verdicts: Mapping[str, int]
+
+    def __repr__(self) -> str:
+        """Return it without the key."""
+        fields = {name: value for name, value in self._asdict().items() if name != "key"}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
 
     def told(self) -> dict[str, object]:
         """Return it for a log line: without the key, times in milliseconds' precision, nothing that is 0."""
@@ -67,60 +70,37 @@ class BatchReport:
         return {**words, **self.verdicts}
 
 
-class Note(NamedTuple):
-    """The fields of a report, as far as they have to be noted when a batch is done with."""
-
-    ended: float
-    key: str | None
-    trigger: str
-    part: int
-    complete: bool
-    messages: int
-    sentinels: int
-    bytes: int
-    documents: int
-    repeats: int
-    collecting: float
-    queueing: float
-    writing: float
-    verdicts: Mapping[str, int]
-
-
 class History:
     """The last reports of a route, the newest last. Any thread may ask; reports never change."""
 
     def __init__(self, *, full_messages: float = inf, full_bytes: float = inf, kept: int = KEPT) -> None:
         self._full = full_messages, full_bytes
-        self._last: deque[Note] = deque(maxlen=kept)
+        self._bounded = min(self._full) < inf
+        self._last: deque[BatchReport] = deque(maxlen=kept)
 
-    def note(self, batch: Batch, now: float, ended: float) -> Note:
-        """Keep what a batch has to tell that is done with at monotonic ``now``; cheap, a report is not."""
-        made = Note(
+    def report(self, batch: Batch, now: float, ended: float) -> BatchReport:
+        """Make the report of a batch that is done with at monotonic ``now``, and keep it."""
+        messages, size = len(batch.deliveries), batch.bytes
+        made = BatchReport(
             ended,
             batch.key,
             batch.trigger.value,
             batch.part,
             batch.complete,
-            len(batch.deliveries),
+            messages,
             len(batch.controls),
-            batch.bytes,
+            size,
+            max(messages / self._full[0], size / self._full[1]) if self._bounded else None,
             batch.documents,
             batch.repeats,
             batch.completed - batch.opened,
             max(0.0, min(batch.sent, now) - batch.completed),
             max(0.0, now - batch.sent),
-            batch.fates,
+            dict(batch.fates),
         )
         self._last.append(made)
         return made
 
-    def report(self, note: Note) -> BatchReport:
-        """Return the report of a batch."""
-        full_messages, full_bytes = self._full
-        bounded = min(self._full) < inf
-        fill = max(note.messages / full_messages, note.bytes / full_bytes) if bounded else None
-        return BatchReport(fill=fill, **{**note._asdict(), "verdicts": dict(note.verdicts)})
-
     def last(self) -> list[BatchReport]:
-        """Return the reports of what is kept."""
-        return [self.report(note) for note in tuple(self._last)]
+        """Return what is kept."""
+        return list(self._last)

@@ -220,10 +220,10 @@ class Settler:
         for batch in batches:
             if batch.controls:
                 self._conclude_controls(batch)
-            note = self.history.note(batch, now, ended)
-            self._metrics.concluded(note.queueing, note.writing)
+            report = self.history.report(batch, now, ended)
+            self._metrics.concluded(report.queueing, report.writing)
             if telling:
-                told = self.history.report(note).told()
+                told = report.told()
                 # a key may be a piece of a document: only for those who ask for it
                 self._log.debug("batch_key", key=batch.key, **told)
                 self._log.info("batch", **told)
