@@ -158,16 +158,14 @@ class Buffer:
         group = self._groups.get(key)
         ending = None
         if group is None:
-            if self._closed.holds(key, now) and self._late != LATE_NEW:
+            if self._comes_late(key, now):
                 self._take_late(delivery, key, now)
                 return
             joined = Group(key, now)
         elif group.deliveries and (ending := self._completion.before(group, delivery)):
             joined = Group(key, now)
         else:
-            if expected is not None and group.expected not in {None, expected}:
-                said = f"of {expected} members, the group's others say of {group.expected}"
-                raise MessageRefusedError("bad-sequence", said)
+            _agree(group, expected)
             joined = group
         size = len(delivery.body)
         joined.deliveries.append(delivery)
@@ -231,12 +229,9 @@ class Buffer:
         :meth:`add` does.
         """
         group = self._groups.get(key)
-        if expected is not None and group is not None and group.expected not in {None, expected}:
-            said = f"of {expected} members, the group's others say of {group.expected}"
-            raise MessageRefusedError("bad-sequence", said)
-        late = group is None and self._closed.holds(key, now) and self._late != LATE_NEW
-        if late and self._late == LATE_REFUSED:
-            raise MessageRefusedError("late", "its group is complete")
+        if group is not None:
+            _agree(group, expected)
+        late = group is None and self._comes_late(key, now)
         single = Group(key, now)
         single.deliveries.append(delivery)
         single.bytes = len(delivery.body)
@@ -356,9 +351,15 @@ class Buffer:
         done, self._done = self._done, []
         return done
 
-    def _take_late(self, delivery: Delivery, key: str | None, now: float) -> None:
+    def _comes_late(self, key: str | None, now: float) -> bool:
+        """Whether a member for a key without a group goes alone. Raises where such are refused: ``late``."""
+        if not self._closed.holds(key, now) or self._late == LATE_NEW:
+            return False
         if self._late == LATE_REFUSED:
             raise MessageRefusedError("late", "its group is complete")
+        return True
+
+    def _take_late(self, delivery: Delivery, key: str | None, now: float) -> None:
         group = Group(key, now)
         group.deliveries.append(delivery)
         group.bytes = len(delivery.body)
@@ -445,6 +446,13 @@ class Buffer:
             # an age of an hour would keep the timer of every group of that hour
             self._timers[:] = [(at, n, g) for at, n, g in self._timers if g.open and at == g.timer]
             heapify(self._timers)
+
+
+def _agree(group: Group, expected: int | None) -> None:
+    """Refuse a member that says another number of members than the others of its group: ``bad-sequence``."""
+    if expected is not None and group.expected not in {None, expected}:
+        said = f"of {expected} members, the group's others say of {group.expected}"
+        raise MessageRefusedError("bad-sequence", said)
 
 
 def _waits_for_more(group: Group) -> bool:

@@ -59,7 +59,8 @@ class Item:
     without line breaks; empty until the item has been made. ``fingerprint``: 0 where this process
     made the id up; else the id came from outside and another item may carry it too.
     ``batch``: the completed group that it belongs to. ``size``: its bytes, as far as known.
-    ``messages``: how many deliveries settle with it.
+    ``messages``: how many deliveries settle with it. ``shared``: set where further items hold these
+    same deliveries.
     """
 
     __slots__ = ("_json", "batch", "document", "fingerprint", "id")
@@ -69,6 +70,7 @@ class Item:
     fingerprint: int
     batch: Batch
     messages: int
+    shared: Shared | None
     _json: Any
 
     @property
@@ -158,6 +160,7 @@ class Delivery(Item):
     #: kombu asks each message for the errors of its decoding; nothing is decoded at receipt.
     errors: tuple[()] = ()
     messages = 1
+    shared = None
 
     def __init__(self, body: bytes, link: Link, tag: Any, *, redelivered: bool = False) -> None:
         self.body = body
@@ -213,7 +216,7 @@ class Aggregate(Item):
 
     Until then its id stands for its key: of one key one group at a time is made, or a newer one could
     overtake it. Expressions read headers, properties and the routing key of the first delivery, and
-    the document that was made. ``shared``: set where further items hold these same deliveries.
+    the document that was made.
     """
 
     __slots__ = ("_bodies", "_deliveries", "shared")

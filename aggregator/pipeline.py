@@ -211,13 +211,14 @@ class Pipeline:
     def idle(self) -> bool:
         """Whether nothing is held, under way, or waiting for the dead-letter queue."""
         with self._changed:
-            return not (
-                self._buffer.held
-                or self._outbox.pending
-                or self._dead_letters.pending
-                or self._hands
-                or self._settler.lingers
-            )
+            return not (self._buffer.held or self._under_way)
+
+    @property
+    def _under_way(self) -> bool:
+        """Whether something has left its group and is not settled."""
+        return bool(
+            self._outbox.pending or self._dead_letters.pending or self._hands or self._settler.lingers
+        )
 
     @property
     def unfinished(self) -> bool:
@@ -226,11 +227,8 @@ class Pipeline:
         Groups without a key are none of it: they wait for more, and are flushed when the route stops.
         """
         with self._changed:
-            under_way = (
-                self._outbox.pending or self._dead_letters.pending or self._hands or self._settler.lingers
-            )
             timed = self._intake.key is not None and self._buffer.next_deadline < inf
-            return bool(under_way or (timed and self._buffer.held))
+            return self._under_way or bool(timed and self._buffer.held)
 
     def accept(self, deliveries: Sequence[Delivery]) -> None:
         """Take all that one read of a socket brought. Called by the worker that owns their link."""
@@ -603,12 +601,8 @@ def _all_waiting(items: Sequence[Item]) -> list[Item]:
 
     A copy may still attach to those. Whoever has them in hand looks again.
     """
-    shares = Counter(id(item.shared) for item in items if isinstance(item, Aggregate) and item.shared)
-    return [
-        item
-        for item in items
-        if not (isinstance(item, Aggregate) and item.shared and shares[id(item.shared)] < item.shared.left)
-    ]
+    waiting = Counter(item.shared for item in items)
+    return [item for item in items if item.shared is None or waiting[item.shared] == item.shared.left]
 
 
 def _all_dead(refused: Refused) -> bool:

@@ -17,9 +17,9 @@ class Request:
     """Items that are sent together.
 
     ``size``: bytes of the items. ``since``: when the oldest became ready. ``sent``: when this request
-    left, ``inf`` before. ``attempts``: how often
-    they were sent before. ``first_failed``: when they failed first, None if they did not;
-    ``last_failed``: at last. ``lone``: how often they failed while the sink took others.
+    left, ``inf`` before. ``attempts``: how often they were sent before. ``first_failed``: when they
+    failed first, None if they did not; ``last_failed``: at last. ``lone``: how often they failed while
+    the sink took others.
     ``delivered``: above 0, they are isolated, and were delivered so often before.
     """
 

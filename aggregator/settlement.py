@@ -11,7 +11,7 @@ from logging import INFO
 from math import inf
 from typing import TYPE_CHECKING, cast
 
-from aggregator.delivery import Aggregate, Settlement
+from aggregator.delivery import Settlement
 from aggregator.ledger import with_followers
 from aggregator.ports import Refused
 from aggregator.request import Final, Outcome
@@ -135,7 +135,7 @@ class Settler:
         with self._changed:
             for item, said in words:
                 word = said
-                if isinstance(item, Aggregate) and item.shared is not None:
+                if item.shared is not None:
                     if not item.shared.settle(_BADNESS[said.fate], said):
                         continue
                     word = item.shared.word

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from aggregator.intake import DELIVERY_COUNT
 from aggregator.testing.memory import MemoryDelivery
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from aggregator.delivery import Shared
     from aggregator.testing.broker import OpenLink
-
-DELIVERY_COUNT = "x-delivery-count"
 
 
 @dataclass(eq=False, repr=False)

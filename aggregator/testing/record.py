@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aggregator.delivery import Aggregate
 from aggregator.ledger import with_followers
 from aggregator.sinks.base import Fate
 from aggregator.testing.message import QueuedDelivery
@@ -80,7 +79,7 @@ class Record:
     def told(self, item: Item, verdict: Verdict) -> None:
         """Note the sink's word on an item."""
         if (fate := _TOLD.get(verdict.fate)) is not None:
-            self._note(item.deliveries, fate, item.shared if isinstance(item, Aggregate) else None)
+            self._note(item.deliveries, fate, item.shared)
 
     def dead_lettered(self, refused: Sequence[Refused]) -> None:
         """Note what is safe in the dead-letter queue."""
