@@ -85,6 +85,7 @@ def make_intake(route: Route, clock: Clock = SYSTEM_CLOCK) -> Intake:
         sentinel_count=route.sentinel_count,
         delivery_limit=route.delivery_limit,
         isolate_at=route.isolate_at,
+        isolate_groups=bool(route.correlate) and route.aggregate != "documents",
         trust_json=route.trust_json,
         max_message=route.max_message,
     )

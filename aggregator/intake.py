@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 #: Bytes that a document may have beyond its body without having been inflated.
 WRAPPING = 64
 DELIVERY_COUNT = "x-delivery-count"
+#: Deliveries below the limit that are left to find out which member of a group kills the process.
+SPLIT_MARGIN = 4
 
 
 #: A delivery for the buffer, its key, whether it is a sentinel, and how many members it says that its
@@ -52,7 +55,7 @@ class Intake:
     """How deliveries of a route are read. ``key`` and ``id`` of None: one group, ids made here.
 
     ``default_key``: the key of what has none; None refuses it. ``sequence``: reads from a member how
-    many its group has.
+    many its group has. ``isolate_groups``: members of a key are suspects together, as their group.
     """
 
     clock: Clock
@@ -64,6 +67,7 @@ class Intake:
     sequence: Expression | None = None
     delivery_limit: int = 15
     isolate_at: int | None = None
+    isolate_groups: bool = False
     trust_json: bool = False
     max_message: int = 16 * 1024 * 1024
     _process: str = field(default_factory=lambda: token_hex(4))
@@ -72,7 +76,7 @@ class Intake:
     def sort(self, deliveries: Sequence[Delivery], now: float) -> Sorted:
         """Read each delivery; whatever is wrong with one concerns that one alone."""
         result = Sorted()
-        read_id = self.id
+        read_id, alone_at = self.id, self.alone_at
         # time-ordered, unique over restarts and processes: the milliseconds, the process, a number
         prefix = f"{int(self.clock.time() * 1000):012x}{self._process}"
         for delivery in deliveries:
@@ -86,7 +90,7 @@ class Intake:
                 else:
                     delivery.id = f"{prefix}{next(self._serial):08x}"
                 self._place(delivery, result)
-                if delivered and self.isolate_at is not None and delivered >= self.isolate_at:
+                if delivered and delivered >= alone_at:
                     result.suspect(delivered)
             except MessageRefusedError as exc:
                 result.refused.append(self.refusal(delivery, exc))
@@ -97,6 +101,21 @@ class Intake:
                     self.refusal(delivery, MessageRefusedError("unreadable", type(exc).__name__))
                 )
         return result
+
+    def suspicion(self, members: Sequence[Delivery]) -> int:
+        """Return how often a group that has to be written alone was delivered at most; 0 for any other."""
+        if self.isolate_at is None or not self.isolate_groups:
+            return 0
+        delivered = max((delivered_before(each) for each in members if each.redelivered), default=0)
+        return delivered if delivered >= self.isolate_at else 0
+
+    @property
+    def alone_at(self) -> float:
+        """What was delivered so often is written alone, be its group complete or not; ``inf``: nothing is."""
+        if self.isolate_at is None:
+            return inf
+        # to take one from its group is to split it: only what would be lost otherwise is worth that
+        return max(self.isolate_at, self.delivery_limit - SPLIT_MARGIN if self.isolate_groups else 0)
 
     def refusal(self, delivery: Delivery, error: MessageRefusedError) -> Refused:
         """Return the refusal of a message that never reached the sink."""

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aggregator.buffer import Batch
     from aggregator.request import Request
 
 #: Seconds that the first isolated request lets others go first, where these never end.
@@ -82,10 +81,11 @@ class Isolation:
             self.under_way = None
             self.turn = now + GAP if self._due else inf
 
-    def puts_off(self, batch: Batch) -> bool:
-        """Whether a batch was tried, and did not kill: it will be tried again."""
-        waiting = (*self, *([self.under_way] if self.under_way else ()))
-        return any(r.attempts and any(item.batch is batch for item in r.items) for r in waiting)
+    @property
+    def untried(self) -> bool:
+        """Whether there is one that was not sent yet, or has no answer: the next may be what kills."""
+        under_way = (self.under_way,) if self.under_way else ()
+        return any(request.items and not request.attempts for request in (*self, *under_way))
 
 
 def _place(request: Request) -> bytes:
@@ -97,8 +97,8 @@ def _place(request: Request) -> bytes:
     """
     passes, backwards = divmod(request.delivered, 2)
     digest = blake2b(digest_size=8, salt=passes.to_bytes(8))
-    for delivery in request.items[0].deliveries:
-        digest.update(delivery.body)
+    for body in sorted(delivery.body for delivery in request.items[0].deliveries):
+        digest.update(body)
     if request.items[0].fingerprint:
         digest.update(request.items[0].id.encode("utf-8", "surrogatepass"))
     place = digest.digest()

@@ -158,6 +158,7 @@ class Pipeline:
             on_change=self._nudge,
         )
         self._aggregated = aggregation is not None
+        self._gathers = False
         self._flush = Flush(
             lock=self._changed,
             outbox=self._outbox,
@@ -252,13 +253,22 @@ class Pipeline:
         """What was delivered so often is written alone; ``inf`` where nothing is."""
         return self._intake.isolate_at or inf
 
-    def is_trying(self, delivery: Delivery) -> bool:
-        """Whether a delivery is written alone, and it may still turn out that this kills the process."""
-        batch = getattr(delivery, "batch", None)
-        if batch is None or not batch.delivered:
-            return False
+    @property
+    def alone_at(self) -> float:
+        """And so often, without its group too; ``inf`` where nothing is."""
+        return self._intake.alone_at
+
+    def gather(self, *, on: bool) -> None:
+        """Have groups that are to be written alone wait until all that came before is here."""
         with self._changed:
-            return not self._outbox.isolation.puts_off(batch)
+            self._gathers = on
+            self._nudge(self._clock.monotonic())
+
+    @property
+    def trying(self) -> bool:
+        """Whether something is written alone, and it may still turn out that this kills the process."""
+        with self._changed:
+            return self._outbox.isolation.untried
 
     def expect(self, capacity: int) -> None:
         """Say how many messages the broker will send over all links, once they are open."""
@@ -409,6 +419,7 @@ class Pipeline:
             self._metrics.batch(batch.trigger.value, batch.complete, len(batch.deliveries), batch.bytes, age)
             members = batch.deliveries
             batch.remaining = len(members)
+            batch.delivered = batch.delivered or self._intake.suspicion(members)
             for delivery in members:
                 delivery.batch = batch
             self._ledger.depart(members)
@@ -447,7 +458,7 @@ class Pipeline:
             return min(self._probe_due(), sentinels)
         outbox = self._outbox.wake_at(now, quiet=self._quiet)
         due = min(outbox, self._buffer.next_deadline, self._relief_at(), sentinels)
-        if self._outbox.isolation and not (self._hands or self._quiet):
+        if self._outbox.isolation and not (self._hands or self._gathers or self._quiet):
             due = min(due, now + ACK_SECONDS)
         if self._dead_letters.pending:
             due = min(due, now + self._standing.patience)  # to see whether they get through
@@ -456,7 +467,9 @@ class Pipeline:
     @property
     def _quiet(self) -> bool:
         """Whether all that was written is concluded, and the broker told: a crash takes none of it back."""
-        return not (self._hands or (self._outbox.isolation and any(link.unsent for link in self._links)))
+        if self._hands or not self._outbox.isolation:
+            return not self._hands
+        return not (self._gathers or any(link.unsent for link in self._links))
 
     def _nudge(self, now: float) -> None:
         """Wake a flush thread, unless one of those that sleep wakes in time by itself."""

@@ -53,10 +53,6 @@ class ChannelLink:
             self._outbox.append((deliveries, how, self._clock.monotonic()))
             self.wake()
 
-    def holds(self, tag: Any) -> bool:
-        """Whether a tag is unsettled: the broker was sent no word on it."""
-        return tag in self._window
-
     # ── the owner's part ──
 
     def delivered(self, tag: Any) -> None:

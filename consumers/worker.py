@@ -256,6 +256,9 @@ class Worker(ConsumerMixin):
         delivery of them all. Got singly, it is that one's alone. What returns to a queue stands at its
         head: the first that never came before ends it, for most starts at the first look, and so do
         many of which none came often. One worker of the route does it at a time.
+
+        Members of a group have no verdict before it is complete: all that came before is got then, and
+        the groups are written alone, one after the other, until that does not help either.
         """
         counts = self._amqp or getattr(channel, "counts_deliveries", False)
         if not (counts and self._sifts and self._pipeline.isolate_at < inf):
@@ -267,20 +270,39 @@ class Worker(ConsumerMixin):
             if self._socket is None or self._pending() or self._readable.poll(0):
                 self._read()
             self._settle()
-        calm = 0
         try:
-            # what is held fills this link alone: to wait for groups with it would be to split them
-            while not self._leaves and self._link.unsettled < self.prefetch and self._pipeline.has_room:
-                self.state = "connecting"
-                delivered = self._get_one(channel)
-                calm = calm + 1 if delivered < self._pipeline.isolate_at else 0
-                if not delivered or calm == CALM_MESSAGES:
-                    return
+            while self._get_suspects(channel):
+                self._await_verdicts()
+            self._await_verdicts()
         finally:
+            self._pipeline.gather(on=False)
             turn.release()
 
+    def _get_suspects(self, channel: Any) -> bool:
+        """Get messages until some are to be tried; return whether there may be more that came before."""
+        self.state = "connecting"
+        isolate_at, alone_at, calm, got = self._pipeline.isolate_at, self._pipeline.alone_at, 0, False
+        self._pipeline.gather(on=True)
+        # what is held fills this link alone: to wait for groups with it would be to split them
+        while not self._leaves and self._link.unsettled < self.prefetch and self._pipeline.has_room:
+            delivered, got = self._get_one(channel), True
+            calm = calm + 1 if delivered < isolate_at else 0
+            if not delivered or calm == CALM_MESSAGES:
+                return False
+            if delivered >= alone_at:
+                return True
+        return got
+
+    def _await_verdicts(self) -> None:
+        self._pipeline.gather(on=False)
+        while not self._leaves and self._pipeline.trying:
+            self.state = "isolating"
+            if self._wait():
+                self._read()
+            self._settle()
+
     def _get_one(self, channel: Any) -> int:
-        """Get a message, and wait for its verdict if it is a suspect; return how often it came before."""
+        """Get a message; return how often it came before."""
         try:
             message = channel.basic_get(self.queue)
         except (ResourceLocked, AMQPNotImplementedError):
@@ -294,11 +316,6 @@ class Worker(ConsumerMixin):
         delivery = self._inbox[-1]
         self._hand_over()
         self._settle()
-        while not self._leaves and self._link.holds(delivery.tag) and self._pipeline.is_trying(delivery):
-            self.state = "isolating"
-            if self._wait():
-                self._read()
-            self._settle()
         return delivered_before(delivery) if delivery.redelivered else 0
 
     def _receive(self, message: Any) -> None:

@@ -7,14 +7,16 @@ is ready again, counted once more.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 
+import orjson
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from aggregator.aggregation import compile_aggregation
 from aggregator.completion import Age, Size, any_of
 from aggregator.correlation import compile_expression
 from aggregator.intake import Intake, delivered_before
@@ -28,6 +30,7 @@ from aggregator.testing.sink import MemorySink
 from tests.models import ModelLink
 
 ISOLATE_AT, LIMIT = 5, 15
+MEMBERS = 10
 #: Quick profiles take a few of the examples: each one is some ten thousand deliveries.
 EXAMPLES = max(6, settings.default.max_examples // 8)
 
@@ -40,13 +43,16 @@ class Killed(BaseException):
 class World:
     """``sifts``: what was delivered before is got singly. ``flow``: new messages with each tick.
 
-    ``pause``: ticks that a start takes at most; the others go on meanwhile.
+    ``pause``: ticks that a start takes at most; the others go on meanwhile. ``groups``: of
+    ``MEMBERS`` messages that say so, each one document; so many are ``open_groups`` at a time.
     """
 
     seed: int
     innocents: int = 300
     culprits: int = 1
     keyed: bool = False
+    groups: bool = False
+    open_groups: int = 1
     processes: int = 1
     flow: int = 0
     sifts: bool = True
@@ -66,12 +72,17 @@ class Process:
             "r",
             intake=Intake(
                 clock,
-                key=compile_expression("header:key") if world.keyed else None,
+                key=compile_expression("header:key") if world.keyed or world.groups else None,
+                sequence=compile_expression("header:members", "sequence") if world.groups else None,
                 id=compile_expression("message_id"),
                 delivery_limit=LIMIT,
                 isolate_at=world.isolate_at,
+                isolate_groups=world.groups,
             ),
-            completion=any_of(Size(chance.choice([5, 20, 100])), Age(2.0)),
+            completion=any_of(Size(chance.choice([5, 20, 100])), Age(2.0))
+            if not world.groups
+            else any_of(Age(60.0)),
+            aggregation=compile_aggregation("list", None, route="r") if world.groups else None,
             sink=sink,
             dead_letters=self.dead,
             metrics=Metrics(CollectorRegistry()).route("r"),
@@ -89,7 +100,7 @@ class Process:
             link = self.broker.connect(self.world.prefetch, self.make_link)
             self.links.append(link)
             self.pipeline.link_opened(link, self.world.prefetch)
-            self.sifting = (link, None) if self.world.sifts else None
+            self.sifting = (link, None, False) if self.world.sifts else None
         elif self.sifting is not None:
             self.sift(*self.sifting)
         for link in self.chance.sample(self.links, len(self.links)):
@@ -106,18 +117,28 @@ class Process:
     def make_link(self, channel, epoch):
         return ModelLink(channel, epoch, multiple=True, clock=self.clock)
 
-    def sift(self, link, suspect):
-        """What a worker does before it consumes."""
-        if suspect is not None and link.holds(suspect.tag) and self.pipeline.is_trying(suspect):
-            self.pipeline.step()
-            link.perform(lambda seconds: None)
-            return
+    def sift(self, link, waits, got):
+        """What a worker does before it consumes; ``waits``: whether there is more afterwards, if it does."""
         link.perform(lambda seconds: None)
+        if waits is not None:
+            self.pipeline.gather(on=False)
+            if self.pipeline.trying:
+                self.pipeline.step()
+            else:
+                self.sifting = (link, None, False) if waits else None
+            return
+        self.pipeline.gather(on=True)
         if link.unsettled >= self.world.prefetch:
+            self.sifting = link, got, False
             return
         found = self.receive(link, 1)
-        goes_on = found and found[0].redelivered and delivered_before(found[0])
-        self.sifting = (link, found[0]) if goes_on else None
+        delivered = delivered_before(found[0]) if found and found[0].redelivered else 0
+        if not delivered:
+            self.sifting = link, False, False
+        elif delivered >= self.pipeline.alone_at:
+            self.sifting = link, True, False
+        else:
+            self.sifting = link, None, True
 
     def receive(self, link, most):
         found = self.broker.deliver(link, most)
@@ -139,6 +160,13 @@ class Result:
     innocents: int
     letters: Counter
     lost: set
+    split: set = field(default_factory=set)
+
+
+def group_of(number, world):
+    """Return the group of a message: as many take turns as are open."""
+    block, place = divmod(number, MEMBERS * world.open_groups)
+    return block * world.open_groups + place % world.open_groups
 
 
 def play(world):  # noqa: C901 - a world in one place
@@ -152,7 +180,9 @@ def play(world):  # noqa: C901 - a world in one place
 
     def publish(body):
         number = next(numbers)
-        broker.publish(body, headers={"key": f"k{number % 7}"}, properties={"message_id": f"m{number}"})
+        key = group_of(number, world) if world.groups else number % 7
+        headers = {"key": f"k{key}", "members": MEMBERS}
+        broker.publish(body, headers=headers, properties={"message_id": f"m{number}"})
 
     def decide(items):
         if any(b"poison" in item.document for item in items):
@@ -160,7 +190,7 @@ def play(world):  # noqa: C901 - a world in one place
 
     sink.decide = decide
     for number in range(total):
-        publish(b'{"poison": %d}' % number if number in poison else b'{"n": %d}' % number)
+        publish(b'{"poison": true, "n": %d}' % number if number in poison else b'{"n": %d}' % number)
     lives = [None] * world.processes
     pauses = [0] * world.processes
     deaths, quiet = 0, 0
@@ -196,12 +226,21 @@ def play(world):  # noqa: C901 - a world in one place
         letters.update(entry.reason for entry in life.dead.published)
     assert not faults, list(faults)
     innocent = [m for m in broker.published if b"poison" not in m.body]
-    return Result(
-        deaths,
-        max(message.deliveries - 1 for message in innocent),
-        letters,
-        {m.id for m in innocent} - sink.stored.keys(),
-    )
+    most = max(message.deliveries - 1 for message in innocent)
+    if not world.groups:
+        return Result(deaths, most, letters, {m.id for m in innocent} - sink.stored.keys())
+    return Result(deaths, most, letters, *look_at_groups(world, sink, poison))
+
+
+def look_at_groups(world, sink, poison):
+    """Return the numbers that are in no document, and the innocent groups that never were whole."""
+    total = world.innocents + world.culprits
+    documents = [[m["n"] for m in orjson.loads(d)["messages"]] for d in sink.stored.values()]
+    written = {number for members in documents for number in members}
+    # what a crash between the acks of a group leaves is a part, too, but of one that was written whole
+    whole = {group_of(d[0], world) for d in documents if len(d) == MEMBERS}
+    tainted = {group_of(number, world) for number in poison}
+    return set(range(total)) - poison - written, set(range(-(-total // MEMBERS))) - whole - tainted
 
 
 def worlds(**fixed):
@@ -226,6 +265,7 @@ def judge(world, most):
     assert result.letters == {"delivery-limit": world.culprits}
     assert result.innocents <= most
     assert result.deaths <= LIMIT * world.culprits
+    return result
 
 
 of_all = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
@@ -236,6 +276,22 @@ of_all = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck)
 def test_one_process(world):
     """Once isolated, innocents share no death any more, but for one by a culprit that is not isolated yet."""
     judge(world, ISOLATE_AT if world.culprits == 1 else LIMIT - 1)
+
+
+@of_all
+@given(
+    worlds(
+        groups=st.just(True),
+        open_groups=st.sampled_from([1, 5]),
+        flow=st.just(0),
+        prefetch=st.sampled_from([60, 200]),
+    )
+)
+def test_a_group_goes_alone_before_it_is_split(world):
+    """Of that one the innocents are written. Only groups that stay open beside it may be split too."""
+    world = replace(world, innocents=(max(world.innocents, 300)) - world.culprits)
+    result = judge(world, LIMIT - 1)
+    assert len(result.split) <= 3 * world.open_groups
 
 
 @of_all

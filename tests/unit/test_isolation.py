@@ -11,6 +11,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from aggregator import isolation
+from aggregator.aggregation import compile_aggregation
 from aggregator.backoff import Backoff
 from aggregator.buffer import LATE_ALONE, LATE_REFUSED, Buffer
 from aggregator.closed import ClosedKeys
@@ -60,6 +61,21 @@ def test_a_sentinel_is_none():
     result = reader.sort([given], NOW)
     assert [entry[0] for entry in result.entries] == [given]
     assert not result.suspects
+
+
+def test_of_a_group_it_is_none_before_it_is_that_or_the_limit():
+    """Without its group it goes only where the group is to be dead-lettered soon."""
+    members = [message(delivered=count) for count in (None, 4, 5, 10, 11, 14)]
+    reader = Intake(VirtualClock(), isolate_at=5, isolate_groups=True)
+    result = reader.sort(members, NOW)
+    assert [entry[0] for entry in result.entries] == members[:4]
+    assert [suspect[0] for suspect in result.suspects] == members[4:]
+    assert [reader.suspicion(members[:count]) for count in range(1, 5)] == [0, 0, 5, 10]
+
+
+def test_a_low_limit_leaves_no_time_for_groups():
+    reader = Intake(VirtualClock(), isolate_at=3, delivery_limit=5, isolate_groups=True)
+    assert reader.alone_at == reader.isolate_at == 3
 
 
 # ── its batch ──
@@ -290,13 +306,14 @@ def logged():
 class Route:
     """A route with the service's default times."""
 
-    def __init__(self):
+    def __init__(self, *, intake=None, aggregation=None):
         self.clock = VirtualClock()
         self.sink, self.dead = MemorySink(), MemoryDeadLetters(self.clock)
         self.link = MemoryLink()
         self.pipeline = Pipeline(
             "r",
-            intake=Intake(self.clock, id=compile_expression("message_id"), isolate_at=5),
+            intake=intake or Intake(self.clock, id=compile_expression("message_id"), isolate_at=5),
+            aggregation=aggregation,
             completion=any_of(Size(100), Age(2.0)),
             sink=self.sink,
             dead_letters=self.dead,
@@ -310,6 +327,49 @@ class Route:
 
     def accept(self, body=b"{}", **given):
         self.pipeline.accept([message(body, link=self.link, **given)])
+
+
+def keyed_route():
+    clock = VirtualClock()
+    return Route(
+        intake=Intake(
+            clock,
+            key=compile_expression("header:key"),
+            sequence=compile_expression("header:of", "sequence"),
+            isolate_at=5,
+            isolate_groups=True,
+        ),
+        aggregation=compile_aggregation("list"),
+    )
+
+
+def test_a_group_goes_alone_and_whole():
+    route = keyed_route()
+    for key in ("a", "b", "c"):
+        for delivered in (1, 6 if key == "b" else 2):
+            route.accept(headers={"key": key, "of": 2}, delivered=delivered)
+    while route.pipeline.step():
+        pass
+    assert {len(request) for request in route.sink.requests} == {1}
+    reports = route.pipeline.history.last()
+    assert [(report.key, report.messages, report.complete) for report in reports] == [
+        ("a", 2, True),
+        ("c", 2, True),
+        ("b", 2, True),
+    ]
+
+
+def test_groups_wait_until_all_that_came_before_is_here():
+    route = keyed_route()
+    route.pipeline.gather(on=True)
+    for delivered in (5, 6):
+        route.accept(headers={"key": "a", "of": 2}, delivered=delivered)
+    assert route.pipeline.trying
+    assert not route.pipeline.step()
+    assert route.pipeline._wake_at(route.clock.monotonic()) > route.clock.monotonic() + 1
+    route.pipeline.gather(on=False)
+    assert route.pipeline.step()
+    assert not route.pipeline.trying
 
 
 def test_acks_go_out_before_it():
@@ -326,14 +386,15 @@ def test_acks_go_out_before_it():
 
 def test_a_worker_is_told_when_it_was_tried():
     route = Route()
-    suspect, other = message(delivered=5, link=route.link), message(link=route.link)
-    route.pipeline.accept([suspect, other])
     assert route.pipeline.isolate_at == 5
-    assert route.pipeline.is_trying(suspect)
-    assert not route.pipeline.is_trying(other)
+    route.pipeline.accept([message(link=route.link)])
+    assert not route.pipeline.trying
+    route.pipeline.accept([message(delivered=5, link=route.link)])
+    assert route.pipeline.trying
     route.sink.decide = lambda items: [Verdict(Fate.RETRY, "busy") for _ in items]
-    assert route.pipeline.step()
-    assert not route.pipeline.is_trying(suspect)
+    while route.pipeline.step():
+        pass
+    assert not route.pipeline.trying
 
 
 def never(items):

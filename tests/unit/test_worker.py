@@ -271,10 +271,12 @@ def sifting(pipeline, monkeypatch):
     """A worker that is connected, but for the broker; what it got is in ``pipeline.received``."""
     pipeline.isolate_at = 5
     pipeline.sifting = threading.Lock()
-    pipeline.is_trying = lambda delivery: False
+    pipeline.trying = False
+    pipeline.alone_at = 5
+    pipeline.gathered = []
+    pipeline.gather = lambda *, on: pipeline.gathered.append(on)
     worker = made("memory://", pipeline)
-    tags = set()
-    worker._link = SimpleNamespace(delivered=tags.add, holds=tags.__contains__, unsettled=0)
+    worker._link = SimpleNamespace(delivered=lambda tag: None, unsettled=0)
     monkeypatch.setattr(worker, "_settle", lambda: None)
     yield worker
     worker.close()
@@ -307,13 +309,30 @@ def test_a_suspect_is_waited_for(sifting, pipeline, monkeypatch):
 
     def waits():
         seen.append(list(channel.waiting))
+        pipeline.trying = len(seen) < 3
         return False
 
     monkeypatch.setattr(sifting, "_wait", waits)
-    pipeline.is_trying = lambda delivery: len(seen) < 3
+    pipeline.trying = True
     sifting._sift(channel)
     assert seen == [[1]] * 3
     assert channel.waiting == []
+
+
+def test_of_groups_all_is_got_before_they_are_tried(sifting, pipeline, monkeypatch):
+    """But for what would be dead-lettered soon: that is tried by itself."""
+    pipeline.alone_at, tried = 11, []
+    pipeline.trying = True
+
+    def waits():
+        tried.append(len(pipeline.received))
+        pipeline.trying = len(tried) % 2 == 0
+        return False
+
+    monkeypatch.setattr(sifting, "_wait", waits)
+    sifting._sift(Getting(6, 1, 11, 5, 0, 1))
+    assert tried == [3]
+    assert len(pipeline.received) == 5
 
 
 def test_without_isolation_nothing_is_got(sifting, pipeline):
