@@ -27,6 +27,9 @@ WRAPPING = 64
 DELIVERY_COUNT = "x-delivery-count"
 #: Deliveries below the limit that are left to find out which member of a group kills the process.
 SPLIT_MARGIN = 4
+#: So many groups that may kill are written together, at their first delivery as such, and at the next:
+#: most are innocent, and none gets away while they are written one by one.
+COMPANY = (1_000, 20)
 
 
 #: A delivery for the buffer, its key, whether it is a sentinel, and how many members it says that its
@@ -108,6 +111,11 @@ class Intake:
             return 0
         delivered = max((delivered_before(each) for each in members if each.redelivered), default=0)
         return delivered if delivered >= self.isolate_at else 0
+
+    def company(self, delivered: int) -> int:
+        """Return how many that have to be written alone may be written together."""
+        late = delivered - (self.isolate_at or 0)
+        return COMPANY[late] if self.isolate_groups and delivered < self.alone_at and late < len(COMPANY) else 1
 
     @property
     def alone_at(self) -> float:

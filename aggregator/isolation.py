@@ -1,4 +1,4 @@
-"""Requests of one item that may kill the process: their order, and when one of them has its turn.
+"""Requests of items that may kill the process: their order, and when one of them has its turn.
 
 A pure state machine, used by :class:`aggregator.outbox.Outbox` alone. The broker's count is all that
 outlives the process: what is unacked when it dies is counted once more, culprit and innocents alike.
@@ -70,10 +70,18 @@ class Isolation:
             return self.turn
         return self._later[0][0] if self._later else inf
 
-    def take(self) -> Request:
-        """Send the next one; :meth:`is_due` said that there is one."""
-        self.under_way = heappop(self._due)[-1]
-        return self.under_way
+    def take(self, max_bytes: float = inf) -> Request:
+        """Send the next one, in the company that it may have; :meth:`is_due` said that there is one."""
+        request = self.under_way = heappop(self._due)[-1]
+        while self._due and len(request.items) < request.company:
+            delivered, _, _, other = self._due[0]
+            room = min(request.company, other.company) - len(request.items) - len(other.items)
+            if delivered != request.delivered or room < 0 or request.size + other.size > max_bytes:
+                break
+            heappop(self._due)
+            request.items += other.items
+            request.size += other.size
+        return request
 
     def end(self, request: Request, now: float) -> None:
         """Note that a request is not under way any more; if it is another one, nothing happens."""

@@ -88,10 +88,11 @@ class Outbox:
         """How many items a request may hold."""
         return self._max_items
 
-    def isolate(self, item: Item, delivered: int, now: float) -> None:
+    def isolate(self, item: Item, delivered: int, now: float, company: int = 1) -> None:
         """Take an item that is to be sent alone, while nothing else is under way.
 
         ``delivered``: how often it was handed out before: of several the one with the least goes first.
+        ``company``: how many of those that were handed out as often may be sent together.
         """
         while self._ready:  # whatever of its id came before goes before it
             earlier = self._pack()
@@ -101,6 +102,7 @@ class Outbox:
         self.bytes += item.size
         request = Request([item], item.size, now)
         request.delivered = delivered
+        request.company = min(company, self._max_items)
         self._admit(request, request.items)
         if request.items:
             self.isolation.put(request, now)
@@ -287,7 +289,7 @@ class Outbox:
         if self.isolation.under_way is not None:
             return None
         self.gate.leave()
-        return self.isolation.take()
+        return self.isolation.take(self._max_bytes)
 
     def _withdraw(self, request: Request, now: float) -> None:
         """Note that nothing of a request reaches the sink."""

@@ -428,7 +428,8 @@ class Pipeline:
                 whole = self._aggregated
                 items = [Aggregate(members, batch, bodies=batch.bytes)] if whole else members
                 if batch.delivered:
-                    self._outbox.isolate(items[0], batch.delivered, now)
+                    company = self._intake.company(batch.delivered)
+                    self._outbox.isolate(items[0], batch.delivered, now, company)
                 else:
                     self._outbox.offer(items, batch.bytes, now)
             else:

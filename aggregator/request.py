@@ -20,11 +20,13 @@ class Request:
     left, ``inf`` before. ``attempts``: how often they were sent before. ``first_failed``: when they
     failed first, None if they did not; ``last_failed``: at last. ``lone``: how often they failed while
     the sink took others.
-    ``delivered``: above 0, they are isolated, and were delivered so often before.
+    ``delivered``: above 0, they are isolated, and were delivered so often before. ``company``: how many
+    items that are isolated too may be sent with them, themselves included.
     """
 
     __slots__ = (
-        "attempts", "delivered", "first_failed", "items", "last_failed", "lone", "sent", "since", "size",
+        "attempts", "company", "delivered", "first_failed", "items", "last_failed", "lone", "sent", "since",
+        "size",
     )  # fmt: skip
 
     def __init__(self, items: list[Item], size: int, since: float) -> None:
@@ -37,6 +39,7 @@ class Request:
         self.last_failed = inf
         self.lone = 0
         self.delivered = 0
+        self.company = 1
 
     def like(self, other: Request) -> Request:
         """Take over the history of another; return itself."""
