@@ -114,8 +114,10 @@ class Intake:
 
     def company(self, delivered: int) -> int:
         """Return how many that have to be written alone may be written together."""
-        late = delivered - (self.isolate_at or 0)
-        return COMPANY[late] if self.isolate_groups and delivered < self.alone_at and late < len(COMPANY) else 1
+        if self.isolate_at is None or not self.isolate_groups or delivered >= self.alone_at:
+            return 1
+        late = delivered - self.isolate_at
+        return COMPANY[late] if late < len(COMPANY) else 1
 
     @property
     def alone_at(self) -> float:
