@@ -136,6 +136,7 @@ def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRo
         heartbeat=settings.heartbeat,
         ca=str(route.broker_ca) if route.broker_ca else None,
         server_hostname=route.server_hostname,
+        batched=route.amqp_input == "batched",
     )
     sink = sinks.make_sink(route.sink, route.concurrency)
     route_metrics = metrics.route(route.name)

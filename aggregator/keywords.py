@@ -27,6 +27,7 @@ class RouteKeywords(TypedDict, total=False):
     """What can be told one route, or all of them by the application."""
 
     broker_ca: str | Path | None
+    amqp_input: Literal["batched", "standard"]
     server_hostname: str | None
     workers: int | None
     prefetch: int | None

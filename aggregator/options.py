@@ -187,6 +187,10 @@ class Connection(Options):
         "FILE",
         unset="the system's",
     )
+    amqp_input: Literal["batched", "standard"] = option(
+        "batched",
+        "how AMQP is read: all deliveries of one read at once, or one by one by kombu's own transport",
+    )
     server_hostname: Annotated[Text | None, Unset] = option(
         None, "the name that the broker's certificate must carry; amqps only", "NAME", unset="the URL's host"
     )

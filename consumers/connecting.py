@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from kombu.utils.url import parse_url
 
 from consumers.transports import register
 
+_PLAIN_AMQP = re.compile(r"(?<![^;])(amqps?)://")
 CONNECT_SECONDS = 10.0
 #: How long written bytes may stay unacknowledged before the connection counts as dead. py-amqp's own
 #: second is too short for a broker that is far away or busy.
@@ -20,12 +22,17 @@ USER_TIMEOUT_MS = 15_000
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """How to reach a broker. ``heartbeat`` in seconds; ``ca`` a PEM file; both for AMQP only."""
+    """How to reach a broker. ``heartbeat`` in seconds; ``ca`` a PEM file; both for AMQP only.
+
+    ``batched``: whether ``amqp://`` and ``amqps://`` stand for the transport that takes all deliveries
+    of one read at once, or for kombu's own.
+    """
 
     url: str
     heartbeat: float = 20.0
     ca: str | None = None
     server_hostname: str | None = None
+    batched: bool = True
 
     @property
     def amqp(self) -> bool:
@@ -63,7 +70,8 @@ class Broker:
             }
         if self.tls:
             options["ssl"] = self.tls
-        return Connection(self.url, **options)
+        url = _PLAIN_AMQP.sub(r"\1-batched://", self.url) if self.batched else self.url
+        return Connection(url, **options)
 
 
 def is_not_found(exc: BaseException) -> bool:

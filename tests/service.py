@@ -7,7 +7,6 @@ between them.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -45,11 +44,10 @@ PATIENCE = 60.0
 LOGS = ("--log-format", "json", "--log-level", "debug")
 
 
-def on_transport(broker: str) -> str:
-    """Return the URL for the transport that is tested: ``TEST_AMQP=batched`` is the other one for AMQP."""
-    if os.environ.get("TEST_AMQP") == "batched":
-        return re.sub("^amqp(s?)://", r"amqp\1-batched://", broker)
-    return broker
+def amqp_input() -> list[str]:
+    """Return the flags for the transport that is tested: ``TEST_AMQP=standard`` is the other one."""
+    chosen = os.environ.get("TEST_AMQP", "")
+    return ["--amqp-input", chosen] if chosen else []
 
 
 class Service:
@@ -240,9 +238,9 @@ class Stage:
         self, *flags: str, sink: str | None = None, broker: str | None = None, **options: Any
     ) -> Service:
         """Start a service with these flags from the queue to the index."""
-        address = on_transport(broker or self.rabbitmq.url)
+        address = broker or self.rabbitmq.url
         ends = ("--broker", address, "--queue", self.queue, "--sink", sink or self.sink())
-        return self._start(*ends, *flags, **options)
+        return self._start(*ends, *amqp_input(), *flags, **options)
 
     def declare(self, kind: str = "classic", **arguments: Any) -> None:
         """Make the queue."""

@@ -74,3 +74,20 @@ def test_nothing_is_verified_where_nothing_is_encrypted(url):
 )
 def test_what_says_that_there_is_no_queue(exc, absent):
     assert is_not_found(exc) is absent
+
+
+@pytest.mark.parametrize(
+    ("url", "batched", "names"),
+    [
+        ("amqp://h//", True, ["amqp-batched"]),
+        ("amqps://h//", True, ["amqps-batched"]),
+        ("amqp://h//", False, ["amqp"]),
+        ("amqp://a//;amqp://b//", True, ["amqp-batched", "amqp-batched"]),
+        ("pyamqp://h//", True, ["pyamqp"]),
+        ("redis://h/0", True, ["redis"]),
+    ],
+)
+def test_plain_amqp_is_read_in_batches_unless_told_otherwise(url, batched, names):
+    connection = Broker(url, batched=batched).connection()
+    assert [url.partition(":")[0] for url in connection.alt] == (names if len(names) > 1 else [])
+    assert connection.transport_cls == names[0]
