@@ -191,11 +191,11 @@ class Route(RuleBasedStateMachine):
             self.check_batch(batch)
             offer(items, size, now)
 
-        def watched_isolate(item, delivered, now):
+        def watched_isolate(item, delivered, now, company=1):
             self.offered[id(item.batch)] = len(self.offered)
             self.items += [item.batch, item]
             self.check_batch(item.batch)
-            isolate(item, delivered, now)
+            isolate(item, delivered, now, company)
 
         def watched_exchange(request, made, now):
             self.items += [item for items in made.values() for item in items]
