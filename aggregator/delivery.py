@@ -14,7 +14,7 @@ import orjson
 from aggregator.errors import MessageRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from aggregator.buffer import Batch
 
@@ -101,6 +101,10 @@ class Item:
         """Return one of the properties, None where it is not set. As :meth:`header`."""
         return self.properties.get(name)
 
+    def declared(self) -> tuple[Any, Any]:
+        """Return content type and content encoding, as :meth:`basic_property` does."""
+        return self.basic_property("content_type"), self.basic_property("content_encoding")
+
     @property
     def exchange(self) -> str:
         """The exchange it was published to; empty for the default exchange."""
@@ -174,6 +178,15 @@ class Delivery(Item):
         self.state = 0
         self.follower: Delivery | None = None
         self._json = None
+
+    def said(self) -> Hashable:
+        """Return what its publisher's headers say; the same for each copy of a message, false for nothing.
+
+        They may say where it goes. Those of the broker, ``x-…``, change with each delivery.
+        """
+        return tuple(
+            [(name, repr(value)) for name, value in self.headers.items() if not name.startswith("x-")]
+        )
 
     @property
     def deliveries(self) -> Sequence[Delivery]:

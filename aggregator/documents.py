@@ -36,9 +36,8 @@ def make_document(delivery: Delivery, *, trust_json: bool, max_bytes: int) -> by
     ``empty-body``, ``too-large``, ``bad-json``, ``not-an-object``, ``bad-charset``, ``binary``,
     ``compressed`` (an unknown method, damaged, or it would inflate beyond ``max_bytes``).
     """
-    read = delivery.basic_property
     try:
-        form = form_of(read("content_type"), read("content_encoding"))
+        form = form_of(*delivery.declared())
     except TypeError:
         form = UNREADABLE
     body = delivery.body

@@ -204,9 +204,5 @@ def delivered_before(delivery: Delivery) -> int:
 
 def _fingerprint(delivery: Delivery) -> int:
     """Return a number above or below 0 that is the same for each copy of a message."""
-    headers = delivery.headers
-    if not headers:
-        return hash(delivery.body) or 1
-    # they may say where it goes; those of the broker change with each delivery
-    said = tuple((name, repr(value)) for name, value in headers.items() if not name.startswith("x-"))
-    return hash((delivery.body, said)) or 1
+    said = delivery.said()
+    return hash((delivery.body, said) if said else delivery.body) or 1

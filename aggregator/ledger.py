@@ -159,6 +159,10 @@ class AckWindow:
         """Enter a tag that the broker has handed out."""
         self._unsettled[tag] = None
 
+    def deliver_all(self, tags: Iterable[Any]) -> None:
+        """Enter tags in the order in which the broker handed them out."""
+        self._unsettled.update(dict.fromkeys(tags))
+
     def settle(self, tags: Sequence[Any]) -> Acks:
         """Settle tags for good; return the acks to send. Tags settled before are ignored."""
         unsettled = self._unsettled

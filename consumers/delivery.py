@@ -10,14 +10,16 @@ from aggregator.delivery import Delivery
 from aggregator.errors import MessageRefusedError
 from consumers.transports.amqp_properties import (
     may_have_header,
+    read_declared,
     read_headers,
     read_properties,
     read_property,
     read_route,
+    read_said,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from aggregator.delivery import Link
     from consumers.transports.amqp_frames import Arrival
@@ -78,10 +80,18 @@ class BatchedDelivery(Delivery):
 
     __slots__ = ("_headers", "_raw", "_route")
 
+    _headers: Mapping[str, Any] | None
+
     def __init__(self, link: Link, arrival: Arrival) -> None:
-        _, _, tag, bits, self._route, self._raw, body = arrival
-        super().__init__(body, link, tag, redelivered=bool(bits & 1))
-        self._headers: Mapping[str, Any] | None = None
+        # all of the base's constructor too: a call of it would be a quarter of what receiving costs
+        _, _, self.tag, bits, self._route, self._raw, self.body = arrival
+        self.link = link
+        self.redelivered = bits & 1 == 1
+        self.received = 0.0
+        self.id = ""
+        self.document = b""
+        self.fingerprint = self.state = 0
+        self.follower = self._json = self._headers = None
 
     @property
     def headers(self) -> Mapping[str, Any]:
@@ -104,6 +114,15 @@ class BatchedDelivery(Delivery):
     def basic_property(self, name: str) -> Any:
         """Return a property without looking at the others."""
         return _refusing(read_property, self._raw, name)
+
+    def declared(self) -> tuple[Any, Any]:
+        """Return content type and content encoding: asked of each message, and mostly known."""
+        return _refusing(read_declared, self._raw)  # type: ignore[no-any-return]
+
+    def said(self) -> Hashable:
+        """Return what its publisher's headers say, undecoded where that can be."""
+        said = read_said(self._raw)
+        return super().said() if said is None else said
 
     @property
     def exchange(self) -> str:

@@ -12,7 +12,7 @@ from aggregator.delivery import Settlement
 from aggregator.ledger import AckWindow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from aggregator.clock import Clock
     from aggregator.delivery import Delivery
@@ -58,6 +58,10 @@ class ChannelLink:
     def delivered(self, tag: Any) -> None:
         """Enter a tag that has just come in."""
         self._window.deliver(tag)
+
+    def delivered_all(self, tags: Iterable[Any]) -> None:
+        """Enter tags in the order in which they came."""
+        self._window.deliver_all(tags)
 
     def perform(self, on_lag: Callable[[float], None]) -> int:
         """Send the settlements that were asked for; return how many deliveries they concern.

@@ -220,6 +220,7 @@ class Worker(ConsumerMixin):
             channel.auto_decode = False  # it would run any codec that a publisher names
             if hasattr(channel, "make_delivery"):  # the batched transport: the only object of a message
                 channel.make_delivery = partial(BatchedDelivery, link)
+                channel.on_deliveries = self._receive_all
                 channel.message_to_python = None
                 self._got = lambda raw: BatchedDelivery(link, raw.arrival)
             else:
@@ -325,6 +326,12 @@ class Worker(ConsumerMixin):
         self._link.delivered(message.tag)
         self._inbox.append(message)
         self._inbox_bytes += len(message.body)
+
+    def _receive_all(self, deliveries: list[Any]) -> None:
+        """Take all that one read of the batched transport brought, as :meth:`_receive` takes one."""
+        self._link.delivered_all([delivery.tag for delivery in deliveries])
+        self._inbox += deliveries
+        self._inbox_bytes += sum([len(delivery.body) for delivery in deliveries])
 
     # ── one iteration ──
 

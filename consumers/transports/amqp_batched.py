@@ -55,10 +55,12 @@ class Channel(pyamqp.Channel):
     """kombu's channel. ``make_delivery`` makes what a consumer's callback gets.
 
     It is called with an :class:`Arrival`, or a plain tuple of its order. What stands in there as bytes
-    is read by :mod:`consumers.transports.amqp_properties`.
+    is read by :mod:`consumers.transports.amqp_properties`. ``on_deliveries`` is called, in place of the
+    callback, with the list of all that one read brought to one consumer and to nobody else.
     """
 
     make_delivery: Callable[[Arrival], Any]
+    on_deliveries: Callable[[list[Any]], object] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -164,6 +166,8 @@ class Connection(pyamqp.Connection):
         arrivals = self._arrivals
         take = arrivals.popleft
         channels = self.channels
+        if len(arrivals) > 1 and self._hand_out_together():
+            return
         while arrivals:
             arrival = take()
             try:
@@ -175,6 +179,21 @@ class Connection(pyamqp.Connection):
                 self._refuse(Arrival(*arrival))
             else:
                 callback(channel.make_delivery(arrival))
+
+    def _hand_out_together(self) -> bool:
+        """Hand all to the one consumer that they are for, if it takes them so; tell whether it did."""
+        arrivals = self._arrivals
+        number, consumer = arrivals[0][:2]
+        channel = self.channels.get(number)
+        if channel is None or getattr(channel, "on_deliveries", None) is None or channel.is_closing:
+            return False
+        known = consumer.decode("utf-8", "replace") in channel.callbacks
+        if not known or any([a[0] != number or a[1] != consumer for a in arrivals]):  # noqa: C419 - faster
+            return False
+        made = [*map(channel.make_delivery, arrivals)]
+        arrivals.clear()
+        channel.on_deliveries(made)
+        return True
 
     def _refuse(self, arrival: Arrival) -> None:
         """Have py-amqp do as it does with a delivery that nobody waits for."""

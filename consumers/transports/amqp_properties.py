@@ -34,6 +34,12 @@ _FIELDS: Final[dict[str, tuple[int, str | int]]] = {
     "cluster_id": (0x0004, "s"),
 }
 
+#: Octets of a table's value behind its kind, where these are always as many.
+_LENGTHS: Final = dict(zip(b"tbBUusIiLlfdDTV", (1, 1, 1, 2, 2, 2, 4, 4, 8, 8, 4, 8, 5, 8, 0), strict=True))
+_LONG: Final = ord("L")
+#: Kinds of values that begin with their length: texts, tables, arrays, bytes.
+_COUNTED: Final = frozenset(b"SFAx")
+
 
 def read_all(raw: bytes) -> dict[str, Any]:
     """Return every property that is set, the headers as ``application_headers``, as py-amqp would."""
@@ -66,6 +72,59 @@ def read_property(raw: bytes, name: str) -> Any:
         return int.from_bytes(raw[at : at + form], "big")  # type: ignore[operator]
     except (UnicodeDecodeError, IndexError) as exc:
         raise DecodeError(f"{name}: {type(exc).__name__}") from None
+
+
+def read_declared(raw: bytes) -> tuple[str | None, str | None]:
+    """Return content type and content encoding: the first properties on the wire."""
+    flags, end = raw[0], 2
+    try:
+        if flags & 0x80:
+            end += 1 + raw[end]
+        if flags & 0x40:
+            end += 1 + raw[end]
+    except IndexError:
+        raise DecodeError("content_type: IndexError") from None
+    return _declared(raw[:end])
+
+
+@lru_cache(maxsize=512)
+def _declared(raw: bytes) -> tuple[str | None, str | None]:
+    """Return them from the beginning of the properties; a publisher says the same each time."""
+    return read_property(raw, "content_type"), read_property(raw, "content_encoding")
+
+
+def read_said(raw: bytes) -> bytes | None:
+    """Return the headers as they stand on the wire, but for those named ``x-…``: the same for each copy.
+
+    None where a table has a value whose end is not known without decoding it. A broker that adds a
+    header of its own sorts them all.
+    """
+    if not raw[0] << 8 & HEADERS:
+        return b""
+    entries = []
+    try:
+        at = _find(raw, HEADERS)
+        end = _skip(raw, at, "F")
+        at += 4
+        while at < end:
+            value = at + 1 + raw[at]
+            after = value + 1 + _LENGTHS.get(raw[value], 0)
+            if raw[value] in _COUNTED:
+                after += 4 + int.from_bytes(raw[after : after + 4], "big")
+            elif raw[value] not in _LENGTHS:
+                return None
+            if not raw.startswith(b"x-", at + 1, value):
+                # RabbitMQ writes the one number of 64 bits as the other
+                entries.append(
+                    raw[at:after] if raw[value] != _LONG else raw[at:value] + b"l" + raw[value + 1 : after]
+                )
+            at = after
+    except IndexError:
+        return None
+    if at != end or end > len(raw):
+        return None
+    entries.sort()
+    return b"".join(entries)
 
 
 def read_headers(raw: bytes) -> dict[str, Any]:
