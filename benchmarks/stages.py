@@ -136,7 +136,7 @@ def frames(number: int, args: argparse.Namespace) -> bytes:
         message_id=f"id-{number:09d}",
         correlation_id=f"key-{number % max(1, args.keys)}",
         **({"application_headers": headers} if headers else {}),
-    )._serialize_properties()  # type: ignore[no-untyped-call]
+    )._serialize_properties()  # type: ignore[no-untyped-call]  # noqa: SLF001
     method = b"\0\x3c\0\x3c" + dumps("sLbss", ("amq.ctag-abcdef", number, False, "", "tasks"))
     header = struct.pack(">HHQ", 60, 0, len(body)) + properties
     return b"".join(
