@@ -227,6 +227,8 @@ class Settler:
                 # a key may be a piece of a document: only for those who ask for it
                 self._log.debug("batch_key", key=batch.key, **told)
                 self._log.info("batch", **told)
+            # its members know it: let them go at once, not when the collector finds the circle
+            batch.deliveries, batch.controls = [], []
 
     def _conclude_controls(self, batch: Batch) -> None:
         """Ack the sentinels of a batch; where all of its members go back to the broker, they do too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from math import inf
 from threading import Thread
 
@@ -10,6 +11,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from aggregator.backoff import Backoff
+from aggregator.buffer import Batch
 from aggregator.completion import Age, Size, any_of
 from aggregator.correlation import compile_expression, compile_match
 from aggregator.delivery import Settlement
@@ -124,6 +126,24 @@ def fails(error):
 
 
 # ── the plain way ──
+
+
+def test_what_is_settled_is_let_go_at_once():
+    """Without the collector of circles: it costs too much to be run often, and bodies are large."""
+    route = Route(Size(20), keyed=True, request_items=20)
+    gc.collect()
+    gc.disable()
+    try:
+        route.messages(40, key="a", id_="1")
+        route.accept(route.message(BAD, key="b"), route.message(key="b", end=1))
+        route.work()
+        route.publish()
+        assert route.pipeline.idle
+        route.link.settled.clear()
+        route.dead.published.clear()
+        assert not [each for each in gc.get_objects() if isinstance(each, MemoryDelivery | Batch)]
+    finally:
+        gc.enable()
 
 
 def test_40_messages_at_size_20_are_two_batches_and_are_acked_after_them():
