@@ -14,6 +14,7 @@ in microseconds a message, which are CPU seconds for a million: the median of th
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import statistics
 import struct
@@ -30,6 +31,7 @@ from amqp.serialization import dumps
 from aggregator import Aggregator, age, property_, size
 from aggregator.assembly import make_pipeline
 from aggregator.clock import SYSTEM_CLOCK
+from aggregator.consume import OBJECTS_BEFORE_COLLECTION
 from aggregator.intake import Intake
 from aggregator.making import Maker
 from aggregator.metrics import Metrics
@@ -129,14 +131,15 @@ def frames(number: int, args: argparse.Namespace) -> bytes:
     """Return the three frames of a delivery as RabbitMQ sends them."""
     body = b'{"id":"id-%09d","number":%d,"text":"%s"}' % (number, number, b"x" * 150)
     headers = {f"header-{n}": "value" for n in range(args.headers)}
-    properties = Message(
+    message = Message(
         body,
         content_type="application/json",
         delivery_mode=2,
         message_id=f"id-{number:09d}",
         correlation_id=f"key-{number % max(1, args.keys)}",
         **({"application_headers": headers} if headers else {}),
-    )._serialize_properties()  # type: ignore[no-untyped-call]  # noqa: SLF001
+    )
+    properties = message._serialize_properties()  # type: ignore[no-untyped-call]  # noqa: SLF001
     method = b"\0\x3c\0\x3c" + dumps("sLbss", ("amq.ctag-abcdef", number, False, "", "tasks"))
     header = struct.pack(">HHQ", 60, 0, len(body)) + properties
     return b"".join(
@@ -203,6 +206,8 @@ def main() -> None:
     parser.add_argument("--headers", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    gc.freeze()
+    gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     stages = Stages()
     for owner, name, stage in (
