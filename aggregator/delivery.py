@@ -149,17 +149,16 @@ class Delivery(Item):
     """One message as it was handed out. Sources subclass it and decode only what is asked for.
 
     ``body`` is raw, never decoded. ``tag`` is the broker's name for it on ``link`` alone.
-    ``received`` is in seconds of the monotonic clock. ``fingerprint`` identifies the message
-    across redeliveries. ``state`` and ``follower`` belong to the ledger.
+    ``fingerprint`` identifies the message across redeliveries. ``state`` and ``follower`` belong to
+    the ledger.
     """
 
-    __slots__ = ("body", "follower", "link", "received", "redelivered", "state", "tag")
+    __slots__ = ("body", "follower", "link", "redelivered", "state", "tag")
 
     body: bytes
     link: Link
     tag: Any
     redelivered: bool
-    received: float
 
     #: kombu asks each message for the errors of its decoding; nothing is decoded at receipt.
     errors: tuple[()] = ()
@@ -171,7 +170,6 @@ class Delivery(Item):
         self.link = link
         self.tag = tag
         self.redelivered = redelivered
-        self.received = 0.0
         self.id = ""
         self.document = b""
         self.fingerprint = 0

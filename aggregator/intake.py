@@ -76,23 +76,34 @@ class Intake:
     _process: str = field(default_factory=lambda: token_hex(4))
     _serial: count[int] = field(default_factory=count)
 
-    def sort(self, deliveries: Sequence[Delivery], now: float) -> Sorted:
+    def sort(self, deliveries: Sequence[Delivery]) -> Sorted:
         """Read each delivery; whatever is wrong with one concerns that one alone."""
         result = Sorted()
         read_id, alone_at = self.id, self.alone_at
+        plain = self.key is None and self.is_sentinel is None and self.sequence is None
         # time-ordered, unique over restarts and processes: the milliseconds, the process, a number
         prefix = f"{int(self.clock.time() * 1000):012x}{self._process}"
         for delivery in deliveries:
-            delivery.received = now
             try:
                 delivered = self._guard(delivery) if delivery.redelivered else 0
-                given = self._read(read_id, delivery) if read_id is not None else None
+                given = None
+                if read_id is not None:
+                    try:
+                        given = read_id(delivery)
+                    except MessageRefusedError as exc:
+                        given = self._read_document(read_id, delivery, exc)
                 if given:
                     delivery.id = given
-                    delivery.fingerprint = _fingerprint(delivery)
+                    said = delivery.said()
+                    delivery.fingerprint = hash((delivery.body, said) if said else delivery.body) or 1
                 else:
                     delivery.id = f"{prefix}{next(self._serial):08x}"
-                self._place(delivery, result)
+                if plain:
+                    if delivery.parsed:
+                        self._keep_document(delivery)
+                    result.entries.append((delivery, None, False, None))
+                else:
+                    self._place(delivery, result)
                 if delivered and delivered >= alone_at:
                     result.suspect(delivered)
             except MessageRefusedError as exc:
@@ -136,9 +147,14 @@ class Intake:
         try:
             return expression(delivery)
         except MessageRefusedError as exc:
-            if exc.reason != "bad-json" or delivery.document:
-                raise
-        # compressed, or in another charset: read it from the document
+            return self._read_document(expression, delivery, exc)
+
+    def _read_document(
+        self, expression: Expression, delivery: Delivery, error: MessageRefusedError
+    ) -> str | None:
+        """Read from the document what the body does not say: compressed, or in another charset."""
+        if error.reason != "bad-json" or delivery.document:
+            raise error
         delivery.document = self._document(delivery)
         return expression(delivery)
 
@@ -166,12 +182,15 @@ class Intake:
             return
         expected = self._sequence_of(delivery) if self.sequence is not None else None
         if delivery.parsed:
-            # it was parsed for its key or id: make the document now, and let the objects go
-            delivery.document = delivery.document or self._document(delivery)
-            delivery.forget_json()
-        if len(delivery.document) > len(delivery.body) + WRAPPING:
-            delivery.document = b""  # inflated, it would be held beyond all bounds: it is made again
+            self._keep_document(delivery)
         result.entries.append((delivery, key, False, expected))
+
+    def _keep_document(self, delivery: Delivery) -> None:
+        """Make the document now, as it is parsed for its key or id, and let the objects go."""
+        document = delivery.document or self._document(delivery)
+        delivery.forget_json()
+        # inflated, it would be held beyond all bounds: it is made again
+        delivery.document = document if len(document) <= len(delivery.body) + WRAPPING else b""
 
     def _sequence_of(self, delivery: Delivery) -> int:
         said = self._read(self.sequence, delivery) if self.sequence is not None else None
@@ -200,9 +219,3 @@ def delivered_before(delivery: Delivery) -> int:
     """Return how often a redelivered message came before, as the broker counts it; 0 if it does not."""
     delivered = delivery.header(DELIVERY_COUNT)
     return delivered if isinstance(delivered, int) else 0
-
-
-def _fingerprint(delivery: Delivery) -> int:
-    """Return a number above or below 0 that is the same for each copy of a message."""
-    said = delivery.said()
-    return hash((delivery.body, said) if said else delivery.body) or 1

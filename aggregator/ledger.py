@@ -58,6 +58,14 @@ class Ledger:
         """Messages known that are not settled."""
         return len(self._latest)
 
+    def enter(self, delivery: Delivery) -> bool:
+        """Enter a delivery that comes for the first time; False for any other: ask :meth:`receive`."""
+        if delivery.redelivered:
+            return False
+        if delivery.fingerprint:
+            self._latest[hash(delivery.id)] = delivery
+        return True
+
     def receive(self, delivery: Delivery) -> tuple[Recall, Delivery | None]:
         """Enter a delivery; return what is known of it, and the older copy where one is held."""
         if not delivery.fingerprint:

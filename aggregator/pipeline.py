@@ -234,7 +234,7 @@ class Pipeline:
     def accept(self, deliveries: Sequence[Delivery]) -> None:
         """Take all that one read of a socket brought. Called by the worker that owns their link."""
         now = self._clock.monotonic()
-        result = self._intake.sort(deliveries, now)
+        result = self._intake.sort(deliveries)
         self._metrics.received.inc(len(deliveries))
         with self._changed:
             self.last_received = now
@@ -360,7 +360,8 @@ class Pipeline:
         refused: list[Refused] = []
         buffer.advance(now)
         for delivery, key, sentinel, expected in result.entries:
-            if not self._is_new(delivery, key, again):
+            # what comes for the first time is new
+            if not (self._ledger.enter(delivery) or self._is_new(delivery, key, again)):
                 continue
             try:
                 if sentinel:

@@ -7,8 +7,10 @@ outside of it.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from itertools import groupby
 from logging import INFO
 from math import inf
+from operator import attrgetter
 from typing import TYPE_CHECKING, cast
 
 from aggregator.delivery import Settlement
@@ -39,6 +41,7 @@ SENTINEL_SECONDS = 5.0
 #: The word on items that nobody can ack: their links are lost.
 _GIVEN_BACK = Verdict(Fate.BLOCKED)
 #: Of the words on the documents of one group the worst decides over its deliveries.
+_batch_of = attrgetter("batch")
 _BADNESS = {Fate.WRITTEN: 0, Fate.DUPLICATE: 1, Fate.DEAD_LETTER: 2, Fate.BLOCKED: 3}
 
 
@@ -202,11 +205,10 @@ class Settler:
         """
         finished = []
         with self._changed:
-            for item in items:
-                batch = item.batch
-                messages = item.messages
-                if sent < batch.sent:  # noqa: PLR1730 - min() is dearer, and this is for each item
-                    batch.sent = sent
+            # those of one batch follow one another, mostly
+            for batch, of_batch in groupby(items, _batch_of):
+                messages = sum([item.messages for item in of_batch])
+                batch.sent = min(batch.sent, sent)
                 batch.remaining -= messages
                 batch.fates[fate] += messages
                 if not batch.remaining:

@@ -9,6 +9,7 @@ from kombu.exceptions import DecodeError
 from aggregator.delivery import Delivery
 from aggregator.errors import MessageRefusedError
 from consumers.transports.amqp_properties import (
+    HEADERS,
     may_have_header,
     read_declared,
     read_headers,
@@ -87,7 +88,6 @@ class BatchedDelivery(Delivery):
         _, _, self.tag, bits, self._route, self._raw, self.body = arrival
         self.link = link
         self.redelivered = bits & 1 == 1
-        self.received = 0.0
         self.id = ""
         self.document = b""
         self.fingerprint = self.state = 0
@@ -117,10 +117,16 @@ class BatchedDelivery(Delivery):
 
     def declared(self) -> tuple[Any, Any]:
         """Return content type and content encoding: asked of each message, and mostly known."""
-        return _refusing(read_declared, self._raw)  # type: ignore[no-any-return]
+        try:
+            return read_declared(self._raw)
+        except DecodeError as exc:
+            problem = str(exc)
+        raise MessageRefusedError("bad-properties", problem)
 
     def said(self) -> Hashable:
         """Return what its publisher's headers say, undecoded where that can be."""
+        if not self._raw[0] & HEADERS >> 8:
+            return b""
         said = read_said(self._raw)
         return super().said() if said is None else said
 

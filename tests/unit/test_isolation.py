@@ -45,20 +45,20 @@ def message(body=b'{"n": 1}', *, delivered=None, id_="", **given):
 @pytest.mark.parametrize(("delivered", "suspect"), [(None, False), (4, False), (5, True), (14, True)])
 def test_a_suspect(delivered, suspect):
     given = message(delivered=delivered)
-    result = Intake(VirtualClock(), isolate_at=5).sort([given], NOW)
+    result = Intake(VirtualClock(), isolate_at=5).sort([given])
     assert [entry[0] for entry in result.entries] == ([] if suspect else [given])
     assert result.suspects == ([(given, None, None, delivered)] if suspect else [])
 
 
 def test_it_can_be_off():
     given = message(delivered=14)
-    assert not Intake(VirtualClock()).sort([given], NOW).suspects
+    assert not Intake(VirtualClock()).sort([given]).suspects
 
 
 def test_a_sentinel_is_none():
     given = message(delivered=14, properties={"type": "end"})
     reader = Intake(VirtualClock(), isolate_at=5, is_sentinel=compile_match("type=end"))
-    result = reader.sort([given], NOW)
+    result = reader.sort([given])
     assert [entry[0] for entry in result.entries] == [given]
     assert not result.suspects
 
@@ -67,7 +67,7 @@ def test_of_a_group_it_is_none_before_it_is_that_or_the_limit():
     """Without its group it goes only where the group is to be dead-lettered soon."""
     members = [message(delivered=count) for count in (None, 4, 5, 10, 11, 14)]
     reader = Intake(VirtualClock(), isolate_at=5, isolate_groups=True)
-    result = reader.sort(members, NOW)
+    result = reader.sort(members)
     assert [entry[0] for entry in result.entries] == members[:4]
     assert [suspect[0] for suspect in result.suspects] == members[4:]
     assert [reader.suspicion(members[:count]) for count in range(1, 5)] == [0, 0, 5, 10]

@@ -156,7 +156,7 @@ def test_a_document_that_inflates_is_not_held():
     intake = Intake(VirtualClock(), key=compile_expression("/k"))
     body = gzip.compress(orjson.dumps({"k": "v", "text": "a" * 30_000}))
     delivery = MemoryDelivery(body, headers={"compression": "application/x-gzip"})
-    ((held, key, _, _),) = intake.sort([delivery], 0.0).entries
+    ((held, key, _, _),) = intake.sort([delivery]).entries
     assert key == "v"
     assert not held.document
     assert not held.parsed
@@ -194,7 +194,7 @@ def test_the_same_body_with_another_target_is_another_message():
         message("a", headers={"index": "y"}),
         message("a", headers={"index": "y", "x-delivery-count": 3}),
     ]
-    intake.sort(deliveries, 0.0)
+    intake.sort(deliveries)
     one, two, three, four = (delivery.fingerprint for delivery in deliveries)
     assert len({one, two, three}) == 3
     assert three == four
@@ -312,7 +312,7 @@ def test_a_users_function_that_exits_ends_no_thread():
         raise SystemExit
 
     delivery = message("a")
-    (refusal,) = Intake(VirtualClock(), key=leave).sort([delivery], 0.0).refused
+    (refusal,) = Intake(VirtualClock(), key=leave).sort([delivery]).refused
     assert (refusal.reason, refusal.detail) == ("unreadable", "SystemExit")
     with pytest.raises(MessageRefusedError, match="SystemExit"):
         any_of(Predicate(leave)).after(Group(None, 0.0), delivery)
