@@ -1,0 +1,3 @@
+module benchmarks/sink
+
+go 1.24
