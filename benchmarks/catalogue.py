@@ -152,6 +152,7 @@ _ALL: Final = (
         PEERS / "celery_batches", "python", tasks=True,
         note="its messages are Celery's tasks with the same documents",
     ),
+    Peer("spring", "Spring AMQP", jvm("spring"), PEERS / "spring", "spring", warm=_WARM_JVM),
     Peer(
         "telegraf", "Telegraf", built("telegraf", "telegraf.conf"), PEERS / "telegraf", "telegraf",
         ids=False, number="task.number", note="it knows no ids but a hash of its own",

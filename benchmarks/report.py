@@ -64,7 +64,7 @@ def cell(spread: Spread | None, decimals: int) -> str:
         return "-"
     low, high = f"{spread.least:,.{decimals}f}", f"{spread.most:,.{decimals}f}"
     middle = f"{spread.median:,.{decimals}f}"
-    return middle if low == high else f"{middle} ({low}–{high})"
+    return middle if low == high else f"{middle} ({low}\u2013{high})"
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -96,11 +96,15 @@ def better(result: Mapping[str, Any]) -> list[str]:
         if name.startswith(OURS):
             continue
         for key, head, decimals, more in FIGURES:
-            if key in one and key in own and (one[key].median > own[key].median) is more:
-                if one[key].median != own[key].median:
-                    values = f"{one[key].median:,.{decimals}f} against {own[key].median:,.{decimals}f}"
-                    said.append(f"{title(name)}: {head} {values}")
+            if key in one and key in own and is_better(one[key].median, own[key].median, more=more):
+                values = f"{one[key].median:,.{decimals}f} against {own[key].median:,.{decimals}f}"
+                said.append(f"{title(name)}: {head} {values}")
     return said
+
+
+def is_better(one: float, other: float, *, more: bool) -> bool:
+    """Say whether a value is better than another; equal ones are not."""
+    return one > other if more else one < other
 
 
 def title(name: str) -> str:

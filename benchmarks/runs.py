@@ -26,6 +26,8 @@ RATE, CALL = 1_000, 10
 SLOW_AGE_MS, QUICK_AGE_MS = 2_000, 100
 #: Messages before those of a latency that are counted, at most.
 WARM_LATENCY = 20_000
+#: Messages after those that are counted: what a consumer does ahead of its acks is the same at both ends.
+TAIL = 10_000
 _LOOK_SECONDS, _PATIENCE = 0.1, 180.0
 
 
@@ -67,8 +69,8 @@ class Bench:
 
 
 def throughput(bench: Bench, peer: Peer, count: int) -> dict[str, Any]:
-    """Drain a full queue; what follows the warm-up counts."""
-    total = peer.warm + count
+    """Drain a full queue; what lies between the warm-up and the tail counts."""
+    total = peer.warm + count + TAIL
     declare(bench.rabbit)
     filler = Filler(bench.rabbit, total, tasks=peer.tasks)
     filler.publish(total)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -52,29 +53,19 @@ def main() -> None:
     client = Elasticsearch(os.environ["BENCH_SINK"])
     batches = Batches(client, os.environ["BENCH_INDEX"])
     queue = Queue(os.environ["BENCH_QUEUE"], no_declare=True)
-    with (
-        Connection(os.environ["BENCH_BROKER"]) as connection,
-        Consumer(
-            connection.default_channel,
-            [queue],
-            on_message=batches.add,
-            prefetch_count=2 * SIZE,
-            auto_declare=False,
-        ),
-    ):
+    with Connection(os.environ["BENCH_BROKER"]) as connection:
+        consumer = Consumer(connection.default_channel, [queue], on_message=batches.add, auto_declare=False)
+        consumer.qos(prefetch_count=2 * SIZE)
+        consumer.consume()
         while True:
-            try:
-                left = batches.due - time.monotonic() if batches.lines else None
-                if left is None or left > 0:
+            left = batches.due - time.monotonic() if batches.lines else None
+            if left is None or left > 0:
+                with suppress(TimeoutError):
                     connection.drain_events(timeout=left)
-            except TimeoutError:
-                pass
             if batches.lines and time.monotonic() >= batches.due:
                 batches.flush()
 
 
 if __name__ == "__main__":
-    try:
+    with suppress(KeyboardInterrupt):
         main()
-    except KeyboardInterrupt:
-        pass
