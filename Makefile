@@ -56,6 +56,16 @@ lint: $(VENV)/.linted ## Check style, format and types.
 	$(VENV)/bin/mypy tests/typing
 	$(VENV)/bin/basedpyright
 
+.PHONY: bench
+bench: $(VENV)/.benched ## Measure beside every peer and write docs/benchmarks.md (an hour and a half; Go, Maven, two cores).
+	$(PY) -m benchmarks.compare $(ARGS)
+	$(PY) -m benchmarks.compare --target elasticsearch $(ARGS)
+	$(PY) -m benchmarks.report benchmarks/build/null.json benchmarks/build/elasticsearch.json --write docs
+
+.PHONY: bench-quick
+bench-quick: $(VENV)/.tested ## Measure ours, Go and plain kombu in two minutes (benchmarks/build/quick.json).
+	$(PY) -m benchmarks.compare --quick $(ARGS)
+
 .PHONY: servers
 servers: ## Install the servers that the tests use: says what, and leaves alone what is there.
 	@tests/servers/install.sh
@@ -63,12 +73,13 @@ servers: ## Install the servers that the tests use: says what, and leaves alone 
 .PHONY: lock
 lock: $(VENV)/.made ## Renew constraints.txt: the newest versions that fit pyproject.toml, for every supported Python.
 	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links --all-extras --group test --group lint --group bootstrap pyproject.toml \
+		--no-emit-index-url --no-emit-find-links --all-extras --group test --group lint --group bootstrap --group bench pyproject.toml \
 		--output-file constraints.txt
 
 .PHONY: clean
 clean: ## Remove .venv and everything else that was made here.
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist tests/servers/elasticsearch/target
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist tests/servers/elasticsearch/target \
+		benchmarks/build benchmarks/peers/*/target
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
@@ -88,6 +99,10 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.tested: $(VENV)/.installed
 	@$(call PACKAGES,--group test)
+	@touch $@
+
+$(VENV)/.benched: $(VENV)/.tested
+	@$(call PACKAGES,--group bench)
 	@touch $@
 
 $(VENV)/.linted: $(VENV)/.tested

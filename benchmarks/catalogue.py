@@ -146,12 +146,14 @@ _ALL: Final = (
     Peer(
         "celery-batches", "celery-batches",
         with_peers_python(
-            "-m", "celery", "-A", "tasks", "worker", "--pool", "solo", "--loglevel", "WARNING",
-            "--without-gossip", "--without-mingle", "--without-heartbeat",
+            "-m", "celery", "-A", "tasks", "worker", "--pool", "solo", "--concurrency", "1",
+            "--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat",
         ),
         PEERS / "celery_batches", "python", tasks=True,
         note="its messages are Celery's tasks with the same documents",
     ),
+    Peer("camel-http", "Camel, http", jvm("camel", "http"), PEERS / "camel", "camel", warm=_WARM_JVM),
+    Peer("camel-es", "Camel, elasticsearch", jvm("camel", "es"), PEERS / "camel", "camel", warm=_WARM_JVM),
     Peer("spring", "Spring AMQP", jvm("spring"), PEERS / "spring", "spring", warm=_WARM_JVM),
     Peer(
         "telegraf", "Telegraf", built("telegraf", "telegraf.conf"), PEERS / "telegraf", "telegraf",

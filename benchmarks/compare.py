@@ -15,14 +15,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import runs
 from benchmarks.build import BUILD, MissingError, build
 from benchmarks.catalogue import CATALOGUE, QUICK
 from benchmarks.machine import machine, versions
-from benchmarks.report import line, table
+from benchmarks.report import line, tables
 from benchmarks.targets import NullSink, RealElasticsearch
 from tests.servers import Fleet
 
@@ -32,24 +31,28 @@ if TYPE_CHECKING:
     from benchmarks.catalogue import Peer
     from benchmarks.targets import Target
 
+#: What the consumers print, the last run's.
+LOGS = BUILD / "logs"
+
 
 def main() -> int:
     """Run what was asked for; 1 if a consumer failed."""
     args = _arguments()
     missing = prepare(args.peers)
     peers = [CATALOGUE[name] for name in args.peers if name not in missing]
+    LOGS.mkdir(exist_ok=True)
     fleet = Fleet(full_speed=True)
     found: list[dict[str, Any]] = []
     try:
-        with TemporaryDirectory() as folder:
-            rabbit = fleet.get("rabbitmq")
-            target = _target(fleet, args.target)
-            try:
-                for one in measure(runs.Bench(rabbit, target, Path(folder)), peers, args):
-                    found.append(one)
-                    print(line(one), flush=True)
-            finally:
-                target.close()
+        rabbit = fleet.get("rabbitmq")
+        about = {**versions(), "rabbitmq": rabbit.version}
+        target = _target(fleet, args.target)
+        try:
+            for one in measure(runs.Bench(rabbit, target, LOGS), peers, args):
+                found.append(one)
+                print(line(one), flush=True)
+        finally:
+            target.close()
     finally:
         fleet.close()
     result = {
@@ -58,13 +61,13 @@ def main() -> int:
         "rounds": args.rounds,
         "seconds": args.seconds,
         "machine": machine(),
-        "versions": versions(),
+        "versions": about,
         "missing": missing,
         "runs": found,
     }
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"\n{table(result)}\n\n{args.json}")
+    print(f"\n{tables(result)}\n\n{args.json}")
     return 1 if any(one["faults"] for one in found) else 0
 
 

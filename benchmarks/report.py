@@ -17,6 +17,7 @@ from benchmarks.figures import Spread, summarize
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+Figure = tuple[str, str, int, bool]
 #: Figures of a run: its key, the column's head, decimals, whether more is better.
 FIGURES = (
     ("cpu_s_per_100k", "CPU s / 100,000", 2, False),
@@ -24,7 +25,9 @@ FIGURES = (
     ("peak_mb", "peak MB", 0, False),
     ("p50_ms", "p50 ms", 0, False),
     ("p99_ms", "p99 ms", 0, False),
+    ("slow_cpu_s_per_100k", "CPU s / 100,000 at 1,000/s", 2, False),
 )
+FULL_SPEED, STEADY = FIGURES[:3], FIGURES[3:]
 KEYS = tuple(key for key, *_ in FIGURES)
 
 
@@ -67,24 +70,39 @@ def cell(spread: Spread | None, decimals: int) -> str:
     return middle if low == high else f"{middle} ({low}\u2013{high})"
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """Return the figures of all peers as a table in Markdown, the cheapest first."""
+def table(result: Mapping[str, Any], figures: Sequence[Figure] = FULL_SPEED) -> str:
+    """Return some figures of all peers as a table in Markdown: the first figure orders it.
+
+    For each of the first two figures there is a column of its ratios to ours.
+    """
     found = summary(result)
-    figures = [figure for figure in FIGURES if any(figure[0] in one for one in found.values())]
-    times = ratios(result, "cpu_s_per_100k"), ratios(result, "messages_per_s")
-    heads = ["consumer", *(head for _, head, _, _ in figures), "CPU: ratio", "messages/s: ratio"]
+    compared = [(head, ratios(result, key)) for key, head, _, _ in figures[:2]]
+    heads = ["consumer", *(head for _, head, _, _ in figures), *(f"{head}: to ours" for head, _ in compared)]
     rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for name in by_cost(found):
+    for name in ordered(found, figures[0][0]):
         cells = [cell(found[name].get(key), decimals) for key, _, decimals, _ in figures]
-        cells += [cell(ratio.get(name), 2) for ratio in times]
+        cells += [cell(ratio.get(name), 2) for _, ratio in compared]
         rows.append(f"| {title(name)} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def by_cost(found: Mapping[str, Mapping[str, Spread]]) -> list[str]:
-    """Return the peers' names, the one that costs least CPU first; who has no figure last."""
-    costs = {name: one.get("cpu_s_per_100k") for name, one in found.items()}
-    return sorted(costs, key=lambda name: cost.median if (cost := costs[name]) else float("inf"))
+def tables(result: Mapping[str, Any]) -> str:
+    """Return all tables of a result."""
+    steady = any(run["kind"] == "latency" for run in result["runs"])
+    return table(result) + (f"\n\n{table(result, STEADY)}" if steady else "")
+
+
+def ordered(found: Mapping[str, Mapping[str, Spread]], key: str) -> list[str]:
+    """Return the names of the peers that have a figure, the smallest first."""
+    having = {name: one[key].median for name, one in found.items() if key in one}
+    return sorted(having, key=having.__getitem__)
+
+
+def failures(result: Mapping[str, Any]) -> list[str]:
+    """Say of each run that does not count why; one line each."""
+    runs = [run for run in result["runs"] if run["faults"]]
+    what = [f"{title(run['peer'])}, {run['kind']}, round {run['round']}" for run in runs]
+    return [f"{one}: {run['faults'][0].splitlines()[0]}" for one, run in zip(what, runs, strict=True)]
 
 
 def better(result: Mapping[str, Any]) -> list[str]:
@@ -124,7 +142,7 @@ def main() -> None:
         write(results, args.write)
         return
     for result in results:
-        print(f"{result['target']}\n\n{table(result)}\n")
+        print(f"{result['target']}\n\n{tables(result)}\n")
 
 
 if __name__ == "__main__":

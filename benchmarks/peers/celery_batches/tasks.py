@@ -14,7 +14,9 @@ SIZE, AGE = int(os.environ["BENCH_SIZE"]), int(os.environ["BENCH_AGE_MS"]) / 100
 
 app = Celery("bench", broker=os.environ["BENCH_BROKER"])
 app.conf.update(
-    task_queues=[Queue(os.environ["BENCH_QUEUE"], no_declare=True)],
+    task_queues=[
+        Queue(os.environ["BENCH_QUEUE"], no_declare=True, queue_arguments={"x-queue-type": "quorum"})
+    ],
     task_acks_late=True,
     task_ignore_result=True,
     worker_prefetch_multiplier=2 * SIZE,
