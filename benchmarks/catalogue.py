@@ -132,9 +132,9 @@ _ALL: Final = (
         "ours-keyed", "ours, groups of 20 by key",
         ours(
             "--id", "/id", "--metrics-port", "0", "--correlate", "correlation_id", "--size", "20",
-            "--request-items", "1000", "--prefetch", "20000",
+            "--request-items", "1000", "--prefetch", "5000",
         ),
-        ROOT, note="500 groups are open at a time; each goes with its 20th message, 50 in a request",
+        ROOT, note="50 groups are open at a time, and each goes with its 20th message",
     ),
     Peer("go", "Go, hand-written", built("go"), PEERS / "go", "go"),
     Peer("go-plain", "Go, hand-written, no ids", built("go", "-id=false"), PEERS / "go", "go", ids=False),

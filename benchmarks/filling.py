@@ -1,7 +1,7 @@
 """What the consumers find in the queue: the load producer's messages, the same each time.
 
 JSON of 200 bytes with an id and a number; persistent, with content type, message id and a correlation
-id that 20 messages share, 500 of them taking turns. Celery's workers take none but Celery's tasks:
+id that 20 messages share, 50 of them taking turns. Celery's workers take none but Celery's tasks:
 for them the same document is the only argument of one.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.servers import RabbitMQ
 
 QUEUE = "bench"
-MEMBERS, OPEN = 20, 500
+MEMBERS, OPEN = 20, 50
 _CALL = 1_000
 
 

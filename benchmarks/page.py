@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.catalogue import CATALOGUE
-from benchmarks.plots import bars
 from benchmarks.report import FULL_SPEED, STEADY, better, failures, ordered, summary, table, title
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from benchmarks.figures import Spread
+
+    Draw = Callable[[Path, str, Sequence[tuple[str, str, Spread]]], None]
 
 TARGETS = {
     "null": "Into a server that keeps nothing",
@@ -49,32 +52,33 @@ a log line a batch. {notes}
 """
 
 
-def write(results: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Write the page and its plots into ``folder``."""
+def write(results: Sequence[Mapping[str, Any]], folder: Path, draw: Draw) -> None:
+    """Write the page into ``folder``, and its plots by ``draw`` (:func:`benchmarks.plots.bars`)."""
     first = results[0]
     notes = [f"*{peer.title}*: {peer.note}." for peer in CATALOGUE.values() if peer.note]
     about = {**first["machine"], "rabbitmq": first["versions"].get("rabbitmq", "?")}
     parts = [INTRODUCTION.format(**about, notes=" ".join(notes))]
     for result in results:
-        parts += section(result, folder)
+        parts += section(result, folder, draw)
     parts += absent(first)
     parts += ["## Versions\n", "| | |\n|---|---|"]
     parts[-1] += "".join(f"\n| {name} | {number} |" for name, number in sorted(first["versions"].items()))
     (folder / "benchmarks.md").write_text("\n".join(parts).rstrip() + "\n")
 
 
-def section(result: Mapping[str, Any], folder: Path) -> Iterator[str]:
+def section(result: Mapping[str, Any], folder: Path, draw: Draw) -> Iterator[str]:
     """Make one target's part: tables, plots, where a peer is better, what failed."""
     target, found = result["target"], summary(result)
     yield f"## {TARGETS[target]}\n"
     yield f"{result['count']:,} messages counted in a run, {result['rounds']} rounds.\n"
     yield f"{table(result)}\n"
     for key, head, _, _ in FULL_SPEED[:2]:
-        yield plot(folder, f"benchmarks-{target}-{key}.svg", head, found, key)
+        name = f"benchmarks-{target}-{key}.svg"
+        yield plot(folder / name, head, found, key, draw)
     if any("p99_ms" in one for one in found.values()):
         yield "From publish to ack at 1,000 messages a second, a request after 100 ms at the latest:\n"
         yield f"{table(result, STEADY)}\n"
-        yield plot(folder, f"benchmarks-{target}-p99_ms.svg", "p99, ms", found, "p99_ms")
+        yield plot(folder / f"benchmarks-{target}-p99_ms.svg", "p99, ms", found, "p99_ms", draw)
     yield "**Where a peer is better than ours, everything on:**\n"
     yield "\n".join(f"- {one}" for one in better(result)) + "\n" if better(result) else "Nowhere.\n"
     if failed := failures(result):
@@ -82,10 +86,10 @@ def section(result: Mapping[str, Any], folder: Path) -> Iterator[str]:
         yield "\n".join(f"- {one}" for one in failed) + "\n"
 
 
-def plot(folder: Path, name: str, head: str, found: Mapping[str, Any], key: str) -> str:
+def plot(path: Path, head: str, found: Mapping[str, Any], key: str, draw: Draw) -> str:
     """Draw one figure; return the line that shows it."""
-    bars(folder / name, head, [(title(peer), peer, found[peer][key]) for peer in ordered(found, key)])
-    return f"![{head}]({name})\n"
+    draw(path, head, [(title(peer), peer, found[peer][key]) for peer in ordered(found, key)])
+    return f"![{head}]({path.name})\n"
 
 
 def absent(result: Mapping[str, Any]) -> Iterator[str]:

@@ -137,9 +137,10 @@ def main() -> None:
     args = parser.parse_args()
     results: Sequence[dict[str, Any]] = [json.loads(file.read_text()) for file in args.files]
     if args.write:
-        from benchmarks.page import write  # noqa: PLC0415 - matplotlib is needed for nothing else
+        from benchmarks.page import write  # noqa: PLC0415 - it takes its tables from here
+        from benchmarks.plots import bars  # noqa: PLC0415 - matplotlib is needed for nothing else
 
-        write(results, args.write)
+        write(results, args.write, bars)
         return
     for result in results:
         print(f"{result['target']}\n\n{tables(result)}\n")

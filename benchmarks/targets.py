@@ -77,8 +77,10 @@ class NullSink:
         return found
 
     def close(self) -> None:
+        self._session.close()
         self._process.terminate()
-        self._process.wait()
+        with self._process:  # waits for it, and closes its output
+            pass
 
 
 class RealElasticsearch:

@@ -14,7 +14,7 @@ type action struct {
 	id []byte // as it stands between its quotes; nil if none was sent
 }
 
-var idKey, numberKey, documentIDKey = []byte(`"_id":`), []byte(`"number":`), []byte(`"id":"`)
+var idKey, numberKey, documentIDKey = []byte(`"_id":`), []byte(`"number":`), []byte(`"id":`)
 
 // readAction reads an action line without decoding all of it.
 func readAction(line []byte) (action, error) {
@@ -91,7 +91,7 @@ func documentID(document []byte) []byte {
 	if at < 0 {
 		return nil
 	}
-	return text(document[at+len(documentIDKey)-1:])
+	return text(document[at+len(documentIDKey):])
 }
 
 // fields says which parts of the answer were asked for by filter_path.
