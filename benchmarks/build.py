@@ -34,6 +34,7 @@ def build(name: str) -> None:
     newest = max(path.stat().st_mtime for path in _sources(name))
     if stamp.exists() and stamp.stat().st_mtime > newest:
         return
+    print(f"building {name}", file=sys.stderr)
     if name in GO:
         _go(name, GO[name])
     elif name in MAVEN:

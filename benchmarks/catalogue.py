@@ -30,7 +30,7 @@ class Peer:
 
     ``build``: what :mod:`benchmarks.build` makes for it; None if nothing. ``ids``: whether it sends each
     document's ``id`` as ``_id``. ``warm``: messages before the counted ones. ``timed``: it can flush by
-    time. ``tasks``: its messages are Celery's, each with the document as its argument. ``number``: where
+    time, and acks what is written. ``tasks``: its messages are Celery's, each with the document as its argument. ``number``: where
     the document's number stands in what it writes.
     """
 
@@ -152,8 +152,15 @@ _ALL: Final = (
         PEERS / "celery_batches", "python", tasks=True,
         note="its messages are Celery's tasks with the same documents",
     ),
-    Peer("camel-http", "Camel, http", jvm("camel", "http"), PEERS / "camel", "camel", warm=_WARM_JVM),
-    Peer("camel-es", "Camel, elasticsearch", jvm("camel", "es"), PEERS / "camel", "camel", warm=_WARM_JVM),
+    Peer(
+        "camel-http", "Camel, http", jvm("camel", "http"), PEERS / "camel", "camel", warm=_WARM_JVM,
+        timed=False,
+        note="Camel's aggregator acks a message once it is in a group, before it is written: no latency is told",
+    ),
+    Peer(
+        "camel-es", "Camel, elasticsearch", jvm("camel", "es"), PEERS / "camel", "camel", warm=_WARM_JVM,
+        timed=False,
+    ),
     Peer("spring", "Spring AMQP", jvm("spring"), PEERS / "spring", "spring", warm=_WARM_JVM),
     Peer(
         "telegraf", "Telegraf", built("telegraf", "telegraf.conf"), PEERS / "telegraf", "telegraf",

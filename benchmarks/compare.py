@@ -105,7 +105,6 @@ def prepare(names: Sequence[str]) -> dict[str, str]:
     missing = {}
     for name in names:
         if needed := CATALOGUE[name].build:
-            print(f"building {needed}", file=sys.stderr)
             try:
                 build(needed)
             except MissingError as why:
