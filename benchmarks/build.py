@@ -6,6 +6,7 @@ What is built stands in ``benchmarks/build`` (or in Maven's ``target``), which g
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -31,8 +32,8 @@ def build(name: str) -> None:
     """Build it unless nothing has changed since. Raises ``MissingError``."""
     BUILD.mkdir(exist_ok=True)
     stamp = BUILD / f"{name}.stamp"
-    newest = max(path.stat().st_mtime for path in _sources(name))
-    if stamp.exists() and stamp.stat().st_mtime > newest:
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_sources(name)))).hexdigest()
+    if stamp.exists() and stamp.read_text() == digest:
         return
     print(f"building {name}", file=sys.stderr)
     if name in GO:
@@ -41,7 +42,7 @@ def build(name: str) -> None:
         _run("mvn", "-B", "-q", "-f", str(MAVEN[name]), "package")
     else:
         _python()
-    stamp.touch()
+    stamp.write_text(digest)
 
 
 def _sources(name: str) -> Iterator[Path]:

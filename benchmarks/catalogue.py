@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.targets import INDEX
+from tests.servers.base import Unavailable
+from tests.servers.elastic import find_java
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,8 +32,8 @@ class Peer:
 
     ``build``: what :mod:`benchmarks.build` makes for it; None if nothing. ``ids``: whether it sends each
     document's ``id`` as ``_id``. ``warm``: messages before the counted ones. ``timed``: it can flush by
-    time, and acks what is written. ``tasks``: its messages are Celery's, each with the document as its argument. ``number``: where
-    the document's number stands in what it writes.
+    time, and acks what is written. ``tasks``: its messages are Celery's, each with the document as its
+    argument. ``number``: where the document's number stands in what it writes.
     """
 
     name: str
@@ -71,12 +73,12 @@ class Settings:
 
 
 def ours(*flags: str) -> Callable[[Settings], list[str]]:
-    """Start this service: one connection, the batched input."""
+    """Start this service with one connection."""
 
     def command(settings: Settings) -> list[str]:
         return [
             sys.executable, "-m", "aggregator.consume",
-            "--broker", settings.broker.replace("amqp://", "amqp-batched://").replace("/%2F", "//"),
+            "--broker", settings.broker,
             "--queue", settings.queue,
             "--sink", f"elasticsearch+{settings.sink}/{INDEX}",
             "--size", str(settings.size),
@@ -108,18 +110,19 @@ def jvm(folder: str, *arguments: str) -> Callable[[Settings], list[str]]:
     """Start a Java program: of the collectors the one that costs least CPU, and a heap that is enough."""
 
     def command(_: Settings) -> list[str]:
-        from tests.servers.base import Unavailable  # noqa: PLC0415
-        from tests.servers.elastic import find_java  # noqa: PLC0415
-
-        try:
-            java = str(find_java())
-        except Unavailable:
-            java = "java"
         classes = PEERS / folder / "target"
         options = ["-XX:+UseParallelGC", "-Xms256m", "-Xmx512m"]
-        return [java, *options, "-cp", f"{classes}/classes:{classes}/lib/*", "bench.Main", *arguments]
+        return [java(), *options, "-cp", f"{classes}/classes:{classes}/lib/*", "bench.Main", *arguments]
 
     return command
+
+
+def java() -> str:
+    """Return the newest Java that there is."""
+    try:
+        return str(find_java())
+    except Unavailable:
+        return "java"
 
 
 _ALL: Final = (
@@ -155,7 +158,7 @@ _ALL: Final = (
     Peer(
         "camel-http", "Camel, http", jvm("camel", "http"), PEERS / "camel", "camel", warm=_WARM_JVM,
         timed=False,
-        note="Camel's aggregator acks a message once it is in a group, before it is written: no latency is told",
+        note="Camel's aggregator acks what it has gathered, before it is written: no latency is told",
     ),
     Peer(
         "camel-es", "Camel, elasticsearch", jvm("camel", "es"), PEERS / "camel", "camel", warm=_WARM_JVM,

@@ -27,6 +27,10 @@ class Spread:
         """Return that of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
 
+    def overlaps(self, other: Spread) -> bool:
+        """Say whether the two ranges have a value in common."""
+        return self.least <= other.most and other.least <= self.most
+
 
 def acked(held: Curve, total: int) -> Curve:
     """From the messages that a full queue held to those that were acked; it never falls."""

@@ -9,7 +9,7 @@ import subprocess
 from contextlib import suppress
 from importlib.metadata import version
 
-from benchmarks.catalogue import PEERS
+from benchmarks.catalogue import PEERS, java
 
 #: Libraries whose versions are told, by the file that pins them.
 PINNED = {
@@ -18,7 +18,6 @@ PINNED = {
     "requirements.txt": ("aio-pika", "aiohttp", "celery", "celery-batches"),
 }
 INSTALLED = ("kombu", "amqp", "elasticsearch", "orjson", "pika")
-PROGRAMS = (("go", "version"), ("java", "-version"))
 
 
 def machine() -> dict[str, str]:
@@ -39,11 +38,12 @@ def versions() -> dict[str, str]:
         text = (PEERS / file).read_text()
         found.update({name.removeprefix("github.com/"): pinned(text, name) for name in names})
     for pom in sorted(PEERS.glob("*/pom.xml")):
-        found.update(properties(pom.read_text()))
-    for name, flag in PROGRAMS:
+        one = properties(pom.read_text())
+        found.update({f"{name} ({pom.parent.name})": number for name, number in one.items()})
+    for name, command in {"go": ["go", "version"], "java": [java(), "-version"]}.items():
         with suppress(OSError):
-            done = subprocess.run([name, flag], capture_output=True, text=True, check=False)
-            numbers = re.search(r"\d+\.[\d.]+", done.stdout + done.stderr)
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            numbers = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
             found[name] = numbers[0] if numbers else "?"
     return found
 

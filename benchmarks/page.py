@@ -79,7 +79,7 @@ def section(result: Mapping[str, Any], folder: Path, draw: Draw) -> Iterator[str
         yield "From publish to ack at 1,000 messages a second, a request after 100 ms at the latest:\n"
         yield f"{table(result, STEADY)}\n"
         yield plot(folder / f"benchmarks-{target}-p99_ms.svg", "p99, ms", found, "p99_ms", draw)
-    yield "**Where a peer is better than ours, everything on:**\n"
+    yield "**Where a peer's median is better than that of ours, everything on** (`~`: ranges overlap):\n"
     yield "\n".join(f"- {one}" for one in better(result)) + "\n" if better(result) else "Nowhere.\n"
     if failed := failures(result):
         yield "**Runs that do not count:**\n"

@@ -106,17 +106,24 @@ def failures(result: Mapping[str, Any]) -> list[str]:
 
 
 def better(result: Mapping[str, Any]) -> list[str]:
-    """Say of each peer where its median is better than ours."""
+    """Say of each peer where its median is better than ours; one line each.
+
+    What looks the same in the table is not better; ``~`` marks ranges that overlap.
+    """
     found = summary(result)
     own = found.get(OURS, {})
     said = []
     for name, one in found.items():
-        if name.startswith(OURS):
-            continue
-        for key, head, decimals, more in FIGURES:
-            if key in one and key in own and is_better(one[key].median, own[key].median, more=more):
-                values = f"{one[key].median:,.{decimals}f} against {own[key].median:,.{decimals}f}"
-                said.append(f"{title(name)}: {head} {values}")
+        ahead = [
+            f"{head} {one[key].median:,.{decimals}f} against {own[key].median:,.{decimals}f}"
+            + (" ~" if one[key].overlaps(own[key]) else "")
+            for key, head, decimals, more in FIGURES
+            if key in one
+            and key in own
+            and is_better(round(one[key].median, decimals), round(own[key].median, decimals), more=more)
+        ]
+        if ahead and not name.startswith(OURS):
+            said.append(f"{title(name)}: {', '.join(ahead)}")
     return said
 
 
