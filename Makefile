@@ -57,7 +57,7 @@ lint: $(VENV)/.linted ## Check style, format and types.
 	$(VENV)/bin/basedpyright
 
 .PHONY: bench
-bench: $(VENV)/.benched ## Measure beside every peer and write docs/benchmarks.md (an hour and a half; Go, Maven, two cores).
+bench: $(VENV)/.benched ## Measure beside every peer and write docs/benchmarks.md (about an hour; Go and Maven build the peers).
 	$(PY) -m benchmarks.compare $(ARGS)
 	$(PY) -m benchmarks.compare --target elasticsearch $(ARGS)
 	$(PY) -m benchmarks.report benchmarks/build/null.json benchmarks/build/elasticsearch.json --write docs
