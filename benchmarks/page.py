@@ -52,12 +52,13 @@ a log line a batch. {notes}
 """
 
 
-def write(results: Sequence[Mapping[str, Any]], folder: Path, draw: Draw) -> None:
+def write(results: Sequence[Mapping[str, Any]], folder: Path, draw: Draw, *, note: str = "") -> None:
     """Write the page into ``folder``, and its plots by ``draw`` (:func:`benchmarks.plots.bars`)."""
     first = results[0]
     notes = [f"*{peer.title}*: {peer.note}." for peer in CATALOGUE.values() if peer.note]
     about = {**first["machine"], "rabbitmq": first["versions"].get("rabbitmq", "?")}
     parts = [INTRODUCTION.format(**about, notes=" ".join(notes))]
+    parts += [f"> {note}\n"] if note else []
     for result in results:
         parts += section(result, folder, draw)
     parts += absent(first)

@@ -141,13 +141,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write benchmarks.md and plots there")
+    parser.add_argument("--note", default="", help="a sentence about these runs, for the page")
     args = parser.parse_args()
     results: Sequence[dict[str, Any]] = [json.loads(file.read_text()) for file in args.files]
     if args.write:
         from benchmarks.page import write  # noqa: PLC0415 - it takes its tables from here
         from benchmarks.plots import bars  # noqa: PLC0415 - matplotlib is needed for nothing else
 
-        write(results, args.write, bars)
+        write(results, args.write, bars, note=args.note)
         return
     for result in results:
         print(f"{result['target']}\n\n{tables(result)}\n")

@@ -151,13 +151,16 @@ def test_what_looks_equal_is_not_better():
 def test_the_page_is_made_of_the_json_file(tmp_path):
     drawn = []
     results = [json.loads(json.dumps(RESULT))]
-    page.write(
-        results, tmp_path, lambda path, _, rows: drawn.append((path.name, [name for _, name, _ in rows]))
-    )
+
+    def draw(path, _head, rows):
+        drawn.append((path.name, [name for _, name, _ in rows]))
+
+    page.write(results, tmp_path, draw, note="Other work ran beside.")
     text = (tmp_path / "benchmarks.md").read_text()
     assert report.table(RESULT) in text
     assert report.table(RESULT, report.STEADY) in text
     assert "- Telegraf: go is not installed\n" in text
+    assert "\n> Other work ran beside.\n" in text
     assert "| rabbitmq | 3.10 |" in text
     assert drawn == [
         ("benchmarks-null-cpu_s_per_100k.svg", ["go", OURS, "kombu"]),
