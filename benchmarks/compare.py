@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ LOGS = BUILD / "logs"
 def main() -> int:
     """Run what was asked for; 1 if a consumer failed, 2 if nothing can be measured."""
     args = _arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are ended on the way out
     try:
         missing = prepare(args.peers, args.target)
     except MissingError as why:

@@ -33,11 +33,9 @@ class Running:
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
     ) -> None:
-        # a consumer must not outlive a benchmark that is killed itself
-        leash = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         with log.open("ab") as lines:
             self.process = subprocess.Popen(
-                [*leash, *command],
+                [*leash(), *command],
                 env=dict(environment),
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -92,6 +90,11 @@ class Running:
             first = psutil.Process(self.process.pid)
             for one in (first, *first.children(recursive=True)):
                 self.peaks_kb[one.pid] = max(self.peaks_kb.get(one.pid, 0), peak_kb(one.pid))
+
+
+def leash() -> list[str]:
+    """Return what to put before a command that must not outlive a benchmark that is killed itself."""
+    return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
 def cpu_clock(pid: int) -> int:

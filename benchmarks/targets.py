@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import requests
 
 from benchmarks.main_job import MAPPING
+from benchmarks.process import leash
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +48,7 @@ class NullSink:
     name = "null"
 
     def __init__(self, program: Path) -> None:
-        self._process = subprocess.Popen([program], stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen([*leash(), program], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
         self.url = self._process.stdout.readline().strip()
         self._session = requests.Session()
