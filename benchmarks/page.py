@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.figures import Spread
+    from benchmarks.report import Figure
 
-    Draw = Callable[[Path, str, Sequence[tuple[str, str, Spread]]], None]
+    Draw = Callable[[Path, str, Sequence[tuple[str, str, Spread]], int], None]
 
 TARGETS = {
     "null": "Into a server that keeps nothing",
@@ -73,13 +74,12 @@ def section(result: Mapping[str, Any], folder: Path, draw: Draw) -> Iterator[str
     yield f"## {TARGETS[target]}\n"
     yield f"{result['count']:,} messages counted in a run, {result['rounds']} rounds.\n"
     yield f"{table(result)}\n"
-    for key, head, _, _ in FULL_SPEED[:2]:
-        name = f"benchmarks-{target}-{key}.svg"
-        yield plot(folder / name, head, found, key, draw)
+    for figure in FULL_SPEED[:2]:
+        yield plot(folder / f"benchmarks-{target}-{figure[0]}.svg", figure, found, draw)
     if any("p99_ms" in one for one in found.values()):
         yield "From publish to ack at 1,000 messages a second, a request after 100 ms at the latest:\n"
         yield f"{table(result, STEADY)}\n"
-        yield plot(folder / f"benchmarks-{target}-p99_ms.svg", "p99, ms", found, "p99_ms", draw)
+        yield plot(folder / f"benchmarks-{target}-p99_ms.svg", STEADY[1], found, draw)
     yield "**Where a peer's median is better than that of ours, everything on** (`~`: ranges overlap):\n"
     yield "\n".join(f"- {one}" for one in better(result)) + "\n" if better(result) else "Nowhere.\n"
     if failed := failures(result):
@@ -87,9 +87,10 @@ def section(result: Mapping[str, Any], folder: Path, draw: Draw) -> Iterator[str
         yield "\n".join(f"- {one}" for one in failed) + "\n"
 
 
-def plot(path: Path, head: str, found: Mapping[str, Any], key: str, draw: Draw) -> str:
+def plot(path: Path, figure: Figure, found: Mapping[str, Any], draw: Draw) -> str:
     """Draw one figure; return the line that shows it."""
-    draw(path, head, [(title(peer), peer, found[peer][key]) for peer in ordered(found, key)])
+    key, head, decimals, _ = figure
+    draw(path, head, [(title(peer), peer, found[peer][key]) for peer in ordered(found, key)], decimals)
     return f"![{head}]({path.name})\n"
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _OURS, _OTHERS = "#1b6ca8", "#a9b4bd"
 
 
-def bars(path: Path, head: str, rows: Sequence[tuple[str, str, Spread]]) -> None:
+def bars(path: Path, head: str, rows: Sequence[tuple[str, str, Spread]], decimals: int) -> None:
     """Draw a bar for each row (title, name, values): the median, and a line from the least to the most."""
     mpl.rcParams["svg.hashsalt"] = path.name
     mpl.rcParams["svg.fonttype"] = "none"
@@ -32,7 +32,7 @@ def bars(path: Path, head: str, rows: Sequence[tuple[str, str, Spread]]) -> None
     )
     colours = [_OURS if name.startswith(OURS) else _OTHERS for _, name, _ in rows]
     drawn = axes.barh(titles, middles, color=colours, xerr=reach, error_kw={"lw": 1, "capsize": 2})
-    axes.bar_label(drawn, fmt="{:,.4g}", padding=4, fontsize=8)
+    axes.bar_label(drawn, labels=[f"{middle:,.{decimals}f}" for middle in middles], padding=4, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(head)
     axes.margins(x=0.12)

@@ -152,7 +152,7 @@ def test_the_page_is_made_of_the_json_file(tmp_path):
     drawn = []
     results = [json.loads(json.dumps(RESULT))]
 
-    def draw(path, _head, rows):
+    def draw(path, _head, rows, _decimals):
         drawn.append((path.name, [name for _, name, _ in rows]))
 
     page.write(results, tmp_path, draw, note="Other work ran beside.")
