@@ -18,7 +18,7 @@ import structlog
 
 from aggregator import logs
 from aggregator.config import load
-from aggregator.errors import ConfigurationError
+from aggregator.errors import ConfigurationError, ConfigurationErrors
 from aggregator.keys import Key
 from aggregator.options import ProcessOptions, RouteOptions
 from aggregator.sinks.function import WriteFunction
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from aggregator.consume import Service
     from aggregator.correlation import Source
     from aggregator.keywords import OwnRouteKeywords, ProcessKeywords
+    from aggregator.processes.child import Child
     from aggregator.sinks.base import Sink
 
 BatchFunction = TypeVar("BatchFunction", bound=WriteFunction)
@@ -150,14 +151,21 @@ class Aggregator:
         from aggregator import consume  # noqa: PLC0415 - it knows the broker; whoever only describes does not
 
         settings = consume.load_settings((), application=self)
+        if settings.processes > 1:
+            command = "python -m aggregator.consume --app MODULE:NAME"
+            problem = f"only {command} starts {settings.processes}; run it so, or set 1"
+            raise ConfigurationErrors([ConfigurationError("processes", problem)])
         settings = settings.model_copy(update={"until_empty": settings.until_empty or until_empty})
         if not structlog.is_configured():
             logs.configure(settings.log_format, settings.log_level)
         with _signals_given_back():
             return self.serve(settings)
 
-    def serve(self, settings: Settings, *, report: bool = False) -> int:
-        """Run what the command line has made of this application; ``report`` prints the totals."""
+    def serve(self, settings: Settings, *, report: bool = False, child: Child | None = None) -> int:
+        """Run what the command line has made of this application; ``report`` prints the totals.
+
+        ``child``: this process as one of several; :meth:`stop` ends them all, :meth:`force` is for this one.
+        """
         from aggregator import consume  # noqa: PLC0415 - as above
 
         with self._lock:
@@ -165,7 +173,7 @@ class Aggregator:
                 raise RuntimeError("this application is running already")
             self._running = True
         try:
-            service = consume.Service(settings)
+            service = consume.Service(settings, child)
             with self._lock:
                 self._service = service
                 if self._stopped:

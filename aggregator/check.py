@@ -85,8 +85,11 @@ def check(settings: Settings) -> Report:
         RouteReport(
             name,
             tuple(_way(route)),
-            tuple(_worst(route)),
-            tuple(f"{'' if single else f'routes.{name}.'}{warning}" for warning in _warnings(route)),
+            tuple(_worst(route, settings.processes)),
+            tuple(
+                f"{'' if single else f'routes.{name}.'}{warning}"
+                for warning in _warnings(route, settings.processes)
+            ),
         )
         for name, route in settings.routes.items()
     )
@@ -143,7 +146,7 @@ def _target(route: Route) -> str:
     return route.sink.where() if isinstance(route.sink, Sink) else f"function:{name_of(route.sink)}"
 
 
-def _worst(route: Route) -> Iterator[tuple[str, str]]:
+def _worst(route: Route, processes: int) -> Iterator[tuple[str, str]]:
     total = route.workers * route.prefetch
     yield "messages", f"{total} held unacked ({route.workers} x {route.prefetch})"
     possible = total * route.max_message
@@ -152,6 +155,8 @@ def _worst(route: Route) -> Iterator[tuple[str, str]]:
         bound = f"{size_text(possible)} held ({total} x max_message {size_text(route.max_message)})"
     yield "bytes", bound
     yield "groups", f"{total} open, one message each" if route.correlate else "1 open"
+    if processes > 1:
+        yield "processes", f"{processes} x all of this: {processes * total} messages"
     sums = " + ".join(map(str, hold(route)))
     yield (
         "held for",
@@ -159,7 +164,7 @@ def _worst(route: Route) -> Iterator[tuple[str, str]]:
     )
     left = route.ack_deadline - hold_seconds(route)
     if 0 < left < float("inf"):
-        rate = max(1, ceil(total / left))
+        rate = max(1, ceil(processes * total / left))
         yield (
             "a slow sink",
             f"has to take {rate} message{'s' * (rate > 1)}/s at least, or what waits passes the deadline",
@@ -167,6 +172,8 @@ def _worst(route: Route) -> Iterator[tuple[str, str]]:
 
 
 def _process(settings: Settings) -> Iterator[tuple[str, str]]:
+    if settings.processes > 1:
+        yield "processes", f"{settings.processes}, each with its own workers, groups and sink"
     port = settings.metrics_port
     address = f"{settings.metrics_host}:{port or 'any free port'}"
     yield "metrics", "off" if port is None else f"http://{address}/metrics"
@@ -174,17 +181,20 @@ def _process(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "ends", "when its queues are empty" if settings.until_empty else "when told to"
 
 
-def _warnings(route: Route) -> Iterator[str]:
+def _warnings(route: Route, processes: int) -> Iterator[str]:
+    workers = route.workers * processes
     if route.entity is not None:
-        yield from (f"queue: {note}" for note in notes(route.entity, route.workers))
+        yield from (f"queue: {note}" for note in notes(route.entity, workers))
+    if processes > 1 and route.aggregate != "documents":
+        yield f"aggregate: each of {processes} processes makes documents of the messages that it gets itself"
     if route.id is None:
         yield "id: made at receipt: a crash between write and ack writes those documents twice"
     url = route.sink.get_secret_value() if isinstance(route.sink, SecretUrl) else ""
     query = parse_qs(urlsplit(url).query)
     versioned = any(key.startswith("version") for key in query)
-    if "index" in query.get("op", ()) and not versioned and route.workers > 1:
+    if "index" in query.get("op", ()) and not versioned and workers > 1:
         yield (
-            f"sink: op=index without a version and {route.workers} workers:"
+            f"sink: op=index without a version and {workers} workers:"
             " an older write may win; create, a version or one worker would be right"
         )
     groups = fillable_groups(route)

@@ -104,6 +104,8 @@ def resolve(layers: Layers, *, broker_fault: Callable[[str], str | None] | None 
     for name in names:
         faults += _route_faults(layers, name, routes.get(name), broker_fault)
     faults += rules.common_faults(routes, layers.label)
+    if process is not None:
+        faults += rules.process_faults(process.processes, routes, layers.label)
     faults = list({str(fault): fault for fault in faults}.values())
     if faults or process is None or run is None or shared is None:
         raise ConfigurationErrors(faults)

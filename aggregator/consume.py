@@ -7,23 +7,22 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-import structlog
-
 from aggregator import logs, sinks
 from aggregator.assembly import make_pipeline
 from aggregator.check import check
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.config import Route, Settings, load
-from aggregator.correlation import shown
+from aggregator.ending import FAILED, MISCONFIGURED
 from aggregator.errors import AggregatorError, ConfigurationError, ConfigurationErrors
 from aggregator.layers import load_application
 from aggregator.metrics import Metrics
-from aggregator.serving import MetricsServer
+from aggregator.reporting import announce, print_totals
+from aggregator.serving import serve
 from consumers.brokers import broker_fault
 from consumers.connecting import Broker
 from consumers.dead_letters import DeadLetters
 from consumers.route import RunningRoute
-from consumers.supervisor import FAILED, Supervisor
+from consumers.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,29 +30,35 @@ if TYPE_CHECKING:
     from aggregator.application import Aggregator
     from aggregator.pipeline import Pipeline
     from aggregator.ports import Refused
+    from aggregator.processes.child import Child
 
-MISCONFIGURED = 2
 #: Containers made and not freed before Python looks for circles. No message is in one; to look at all
 #: that are held, again and again, would be a fifth of what a message costs.
 OBJECTS_BEFORE_COLLECTION = 50_000
 
-log = structlog.get_logger()
 
+def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
+    """Run the service; return the exit code: 0 clean, 1 cannot go on, 2 misconfigured.
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the service; return the exit code: 0 clean, 1 cannot go on, 2 misconfigured."""
+    ``child``: this process as one of several, of which the settings tell how many.
+    """
     try:
         settings = load_settings(argv)
         if settings.check:
             check(settings).show()
             return 0
-        logs.configure(settings.log_format, settings.log_level)
+        logs.configure(settings.log_format, settings.log_level, process=child.number if child else None)
+        if child is None and settings.processes > 1:
+            from aggregator.processes import service  # noqa: PLC0415 - one process needs nothing of it
+
+            return service.run(settings, argv)
         gc.freeze()  # what was imported stays
         gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
+        report = settings.until_empty and child is None
         if settings.app is not None:
             # the same object that the settings came from: its functions may call on it
-            return load_application(settings.app, "app").serve(settings, report=settings.until_empty)
-        return Service(settings).run(report=settings.until_empty)
+            return load_application(settings.app, "app").serve(settings, report=report, child=child)
+        return Service(settings, child).run(report=report)
     except (ConfigurationError, ConfigurationErrors) as exc:
         print(exc, file=sys.stderr)  # noqa: T201
         return MISCONFIGURED
@@ -68,11 +73,15 @@ def load_settings(argv: Sequence[str] | None, application: Aggregator | None = N
 
 
 class Service:
-    """What the settings describe, from its start to its end. Nothing connects before :meth:`run`."""
+    """What the settings describe, from its start to its end. Nothing connects before :meth:`run`.
 
-    def __init__(self, settings: Settings) -> None:
+    ``child``: it is run by one of several processes; what concerns all is done by their parent.
+    """
+
+    def __init__(self, settings: Settings, child: Child | None = None) -> None:
         self._settings = settings
-        self._metrics = Metrics()
+        self._child = child
+        self._metrics = Metrics(shared=child is not None)
         self._routes = {
             name: build_route(route, settings, self._metrics) for name, route in settings.routes.items()
         }
@@ -81,6 +90,7 @@ class Service:
             grace=settings.grace,
             until_empty=settings.until_empty,
             clock=SYSTEM_CLOCK,
+            signals=child.signals if child else None,
         )
 
     def run(self, *, report: bool = False) -> int:
@@ -90,25 +100,28 @@ class Service:
         """
         settings = self._settings
         with ExitStack() as stack:
-            if settings.metrics_port is not None:
-                server = MetricsServer(
-                    settings.metrics_host,
-                    settings.metrics_port,
-                    self._metrics.registry,
-                    self._supervisor.lifeless,
-                    self._supervisor.faults,
-                )
-                stack.callback(server.stop)
-                server.start()
-                log.info("metrics", url=f"http://{settings.metrics_host}:{server.port}/metrics")
-            for note in check(settings).warnings:
-                log.warning("configuration", note=str(note))
-            for route in settings.routes.values():
-                log.info("ids", route=route.name, note=_ids(route))
+            if self._child is None:
+                serve(settings, stack, self._metrics.registry, self.lifeless, self.faults)
+                announce(settings)
+            else:
+                self._child.attend(self, grace=settings.grace)
             code = self._supervisor.run()
         if report:
-            self._report()
+            places = [running.sink.where() for running in self._routes.values()]
+            print_totals(self._metrics.totals(), self._routes, places)
         return code
+
+    def lifeless(self) -> list[str]:
+        """Return what is wrong with the process."""
+        return self._supervisor.lifeless()
+
+    def faults(self) -> list[str]:
+        """Return why the process is not ready."""
+        return self._supervisor.faults()
+
+    def refresh(self) -> None:
+        """Write down what is held, for the process that reads it."""
+        self._metrics.refresh()
 
     def stop(self) -> None:
         """Have :meth:`run` end cleanly; any thread may call, before it too."""
@@ -124,15 +137,6 @@ class Service:
         if route not in self._routes:
             raise LookupError(f"no route {route!r}; there are {', '.join(self._routes)}")
         return self._routes[route].pipeline.force(*keys)
-
-    def _report(self) -> None:
-        totals = self._metrics.totals()
-        for name in self._routes:
-            settled = totals.get(name, {})
-            counts = ", ".join(f"{number} {verdict}" for verdict, number in settled.items() if number)
-            print(f"{name}: {counts or 'no messages'}")  # noqa: T201
-        for running in self._routes.values():
-            print(f"Look at them: {running.sink.where()}")  # noqa: T201
 
 
 def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRoute:
@@ -173,11 +177,6 @@ def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRo
         metrics=route_metrics,
         clock=SYSTEM_CLOCK,
     )
-
-
-def _ids(route: Route) -> str:
-    made = "made at receipt: a crash or a lost connection between write and ack duplicates"
-    return f"{shown(route.id)}; where that is missing, {made}" if route.id else made
 
 
 if __name__ == "__main__":

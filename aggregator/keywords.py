@@ -67,6 +67,7 @@ class OwnRouteKeywords(RouteKeywords, total=False):
 class ProcessKeywords(RouteKeywords, total=False):
     """What can be told the process."""
 
+    processes: int
     grace: Seconds
     heartbeat: Seconds
     metrics_port: int | None

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aggregator.config import Settings
+    from aggregator.processes.child import Child
 
 PREFIX = "AGGREGATOR_"
 SINGLE_ROUTE = "default"
@@ -68,7 +69,7 @@ class Application(Protocol):
     def entities(self) -> Mapping[str, Any]:
         """Queues that are to be declared, by route."""
 
-    def serve(self, settings: Settings, *, report: bool = False) -> int:
+    def serve(self, settings: Settings, *, report: bool = False, child: Child | None = None) -> int:
         """Run what its settings have become; ``report`` prints the totals."""
 
 

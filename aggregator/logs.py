@@ -12,17 +12,23 @@ from typing import TYPE_CHECKING, TextIO
 import structlog
 
 if TYPE_CHECKING:
-    from structlog.typing import Processor
+    from structlog.typing import EventDict, Processor
 
 #: they tell of each connection and each request, and some of what is in it
 _CHATTY = ("amqp", "elastic_transport", "elasticsearch", "kombu", "opensearch", "stamina", "urllib3")
 
 
-def configure(format: str = "auto", level: str = "info", stream: TextIO | None = None) -> None:  # noqa: A002
+def configure(
+    format: str = "auto",  # noqa: A002 - the setting's name
+    level: str = "info",
+    stream: TextIO | None = None,
+    process: int | None = None,
+) -> None:
     """Set up all logging of the process; may be called again.
 
     ``format``: auto (console on a terminal, else json), console, json, logfmt. ``level``: the least
     important lines shown; libraries are shown from ``warning`` on. ``stream`` defaults to stderr.
+    ``process``: which of several this is; each line says so.
     """
     stream = stream or sys.stderr
     threshold = logging.getLevelNamesMapping()[level.upper()]
@@ -31,11 +37,14 @@ def configure(format: str = "auto", level: str = "info", stream: TextIO | None =
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if process is not None:
+        shared.append(_naming(process))
     rendering = _rendering(format, stream)
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        # a line is one write: several processes may share the stream
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream)
@@ -50,6 +59,15 @@ def configure(format: str = "auto", level: str = "info", stream: TextIO | None =
     root.setLevel(threshold)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+
+
+def _naming(process: int) -> Processor:
+    # context variables would not do: each thread has its own
+    def name(_logger: object, _method: str, event: EventDict) -> EventDict:
+        event["process"] = process
+        return event
+
+    return name
 
 
 def _rendering(format: str, stream: TextIO) -> list[Processor]:  # noqa: A002 - the setting's name

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    from prometheus_client.metrics_core import Metric
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
 BYTES = (256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 10_485_760, 52_428_800)
@@ -19,17 +21,28 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 
 
 class Metrics:
-    """Every metric of a process, each by route."""
+    """Every metric of a process, each by route.
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    ``shared``: they stand in files that another process reads, so that what is held has to be written
+    there before it is read (:meth:`refresh`). Gauges of several processes are added up.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None, *, shared: bool = False) -> None:
         self.registry = registry if registry is not None else CollectorRegistry()
+        self._followed: dict[Gauge, Callable[[], float]] | None = {} if shared else None
         route = ("route",)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"aggregator_{name}", text, (*route, *labels), registry=self.registry)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"aggregator_{name}", text, (*route, *labels), registry=self.registry)
+            return Gauge(
+                f"aggregator_{name}",
+                text,
+                (*route, *labels),
+                registry=self.registry,
+                multiprocess_mode="livesum",
+            )
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"aggregator_{name}", text, route, buckets=buckets, registry=self.registry)
@@ -65,23 +78,42 @@ class Metrics:
         self.held_bytes = gauge("held_bytes", "Bytes of bodies in open groups and on their way.")
         self.outgoing_messages = gauge("outgoing_items", "Items that wait for the sink's last word.")
         self.dead_letters_pending = gauge("dead_letters_pending", "Refused messages not confirmed yet.")
-        self.route_state = gauge("route_state", "1 for the state that the route is in.", "state")
+        self.route_state = gauge(
+            "route_state", "1 for the state that the route is in; of several processes, how many.", "state"
+        )
         self.workers = gauge("workers", "Workers by state.", "state")
         self.links_lost = counter("links_lost_total", "Connections to the broker that were lost.")
 
+    def follow(self, gauge: Gauge, function: Callable[[], float]) -> None:
+        """Have a gauge read from a function whenever it is asked for."""
+        if self._followed is None:
+            gauge.set_function(function)
+        else:
+            self._followed[gauge] = function
+
+    def refresh(self) -> None:
+        """Read the gauges that follow a function, for whoever looks from another process."""
+        for gauge, function in (self._followed or {}).items():
+            gauge.set(function())
+
     def totals(self) -> dict[str, dict[str, int]]:
         """Return how many deliveries ended with which verdict, by route."""
-        found: dict[str, dict[str, int]] = {}
-        for metric in self.deliveries.collect():
-            for sample in metric.samples:
-                if sample.name.endswith("_total"):
-                    labels = sample.labels
-                    found.setdefault(labels["route"], {})[labels["verdict"]] = int(sample.value)
-        return found
+        return totals(self.deliveries.collect())
 
     def route(self, name: str) -> RouteMetrics:
         """Return the metrics of one route."""
         return RouteMetrics(self, name)
+
+
+def totals(metrics: Iterable[Metric]) -> dict[str, dict[str, int]]:
+    """Return how many deliveries ended with which verdict, by route, from whatever was collected."""
+    found: dict[str, dict[str, int]] = {}
+    for metric in metrics:
+        for sample in metric.samples:
+            if sample.name == "aggregator_deliveries_total":
+                labels = sample.labels
+                found.setdefault(labels["route"], {})[labels["verdict"]] = int(sample.value)
+    return found
 
 
 class RouteMetrics:
@@ -141,10 +173,10 @@ class RouteMetrics:
     def watch(self, gauges: Mapping[str, Callable[[], float]]) -> None:
         """Read gauges (by attribute of :class:`Metrics`) from functions whenever they are scraped."""
         for name, function in gauges.items():
-            getattr(self._metrics, name).labels(self._name).set_function(function)
+            self._metrics.follow(getattr(self._metrics, name).labels(self._name), function)
 
     def watch_workers(self, states: tuple[str, ...], count: Callable[[str], int]) -> None:
         """Count workers by state whenever that is scraped."""
         for state in states:
             gauge = self._metrics.workers.labels(self._name, state)
-            gauge.set_function(lambda state=state: count(state))  # type: ignore[misc]
+            self._metrics.follow(gauge, lambda state=state: count(state))  # type: ignore[misc]

@@ -368,6 +368,10 @@ class RouteOptions(Connection, Intake, Grouping, Writing):
 class ProcessOptions(Options):
     """The process"""
 
+    processes: Count = option(
+        1, "processes side by side, each with its own workers, groups and sink; for routes without keys", "N",
+        ge=1, le=256,
+    )  # fmt: skip
     grace: Duration = option("30s", "time to write and ack what is held after SIGTERM", "DURATION")
     heartbeat: Duration = option(
         "20s", "a silent connection is given up after twice this", "DURATION", ge=1, le=3600

@@ -152,6 +152,33 @@ def common_faults(
             yield ConfigurationError(label(name, "queue"), problem)
 
 
+def process_faults(
+    processes: int, routes: Mapping[str, Route], label: Callable[[str | None, str], str]
+) -> Iterator[ConfigurationError]:
+    """Yield what several processes would tear apart: each has groups of its own, and shares no memory."""
+    if processes == 1:
+        return
+    for name, route in routes.items():
+        if route.correlate is not None:
+            problem = (
+                f"with {processes} processes the messages of one key would gather in several of them;"
+                " set processes to 1, or remove correlate"
+            )
+            yield ConfigurationError(label(name, "correlate"), problem)
+        elif route.sentinel is not None:
+            problem = (
+                f"of {processes} processes it would end the group of one alone;"
+                " set processes to 1, or remove the sentinel"
+            )
+            yield ConfigurationError(label(name, "sentinel"), problem)
+        if route.broker.get_secret_value().partition(":")[0] == "memory":
+            problem = (
+                f"messages in memory are seen by one process alone, not by {processes};"
+                " set processes to 1, or name a broker"
+            )
+            yield ConfigurationError(label(name, "broker"), problem)
+
+
 def _entity(route: Route) -> Iterator[tuple[str, str]]:
     if route.entity is not None:
         yield from entities.faults(

@@ -10,17 +10,24 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import structlog
 from prometheus_client import make_wsgi_app
 
 from aggregator.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import ExitStack
 
     from prometheus_client import CollectorRegistry
 
+    from aggregator.config import Settings
+
     #: what is wrong, a line each; nothing if all is well
     Check = Callable[[], list[str]]
+
+
+log = structlog.get_logger()
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -81,3 +88,15 @@ class MetricsServer:
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
+
+
+def serve(
+    settings: Settings, stack: ExitStack, registry: CollectorRegistry, healthy: Check, ready: Check
+) -> None:
+    """Serve on the port that the settings name, if any, until ``stack`` ends."""
+    if settings.metrics_port is None:
+        return
+    server = MetricsServer(settings.metrics_host, settings.metrics_port, registry, healthy, ready)
+    stack.callback(server.stop)
+    server.start()
+    log.info("metrics", url=f"http://{settings.metrics_host}:{server.port}/metrics")

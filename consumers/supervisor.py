@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from threading import Event, current_thread, main_thread
-from typing import TYPE_CHECKING, Any
+from threading import Event
+from typing import TYPE_CHECKING
 
 import structlog
 
+from aggregator.ending import CLEAN, CLOSING_SECONDS, FAILED
+from aggregator.signals import Signals
 from aggregator.standing import RouteState
 
 if TYPE_CHECKING:
@@ -22,25 +22,29 @@ log = structlog.get_logger()
 TICK_SECONDS = 0.1
 #: A queue counts as empty when it was so for this long, and nothing came in meanwhile.
 EMPTY_SECONDS = 0.3
-#: What is left of the time for closing, after the deadline for writing.
-CLOSING_SECONDS = 5.0
-
-CLEAN, FAILED = 0, 1
 
 
 class Supervisor:
-    """Owns the thread that runs it. ``grace``: seconds for writing what is held once it is told to stop."""
+    """Owns the thread that runs it. ``grace``: seconds for writing what is held once it is told to stop.
+
+    ``signals``: those that somebody has set up already; None: it sets them up itself.
+    """
 
     def __init__(
-        self, routes: Sequence[RunningRoute], *, grace: float, until_empty: bool, clock: Clock
+        self,
+        routes: Sequence[RunningRoute],
+        *,
+        grace: float,
+        until_empty: bool,
+        clock: Clock,
+        signals: Signals | None = None,
     ) -> None:
         self._routes = routes
         self._grace = grace
         self._until_empty = until_empty
         self._clock = clock
         self._stop = Event()
-        self._signal = 0
-        self._forced = False
+        self._signals = signals or Signals()
         self._empty_since: float | None = None
         self._started = clock.monotonic()
 
@@ -50,15 +54,13 @@ class Supervisor:
 
     def run(self) -> int:
         """Run to the end; return the exit code."""
-        if current_thread() is main_thread():  # signals come to no other
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._on_signal)
-            signal.signal(signal.SIGUSR1, self._on_force)
-        while not (self._stop.is_set() or self._signal):
+        signals = self._signals
+        signals.install()
+        while not (self._stop.is_set() or signals.number):
             for route in self._routes:
                 route.tend()
-            if self._forced:
-                self._forced = False
+            if signals.forced:
+                signals.forced = False
                 groups = sum(route.pipeline.force() for route in self._routes)
                 log.info("forced", signal="SIGUSR1", groups=groups)
             if all(route.hopeless or (self._until_empty and route.dead) for route in self._routes):
@@ -67,8 +69,8 @@ class Supervisor:
             if self._until_empty and self._is_empty():
                 break
             self._stop.wait(TICK_SECONDS)
-        if self._signal:
-            log.info("stopping", signal=signal.Signals(self._signal).name)
+        if signals.number:
+            log.info("stopping", signal=signals.name)
         settled = self._shut_down()
         dead = any(route.dead for route in self._routes)
         return FAILED if dead or (self._until_empty and not settled) else CLEAN
@@ -80,17 +82,6 @@ class Supervisor:
     def faults(self) -> list[str]:
         """Return why the process is not ready."""
         return [fault for route in self._routes for fault in route.faults()]
-
-    def _on_signal(self, number: int, _frame: Any) -> None:
-        # nothing here takes a lock: the thread that is interrupted may hold it
-        if self._signal:
-            # the second one: what is not acked goes back to the broker by itself
-            os.write(2, b"stopped at once; unacked messages go back to the broker\n")
-            os._exit(FAILED)
-        self._signal = number
-
-    def _on_force(self, _number: int, _frame: Any) -> None:
-        self._forced = True
 
     # ── until empty ──
 

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Each line may import what stands above it, and nothing beside or below it.
 DIRECTION = """
+    ending signals
     errors clock backoff breaker ledger standing ports sinks.base closed history
     importing schedule
     completion
@@ -27,6 +28,7 @@ DIRECTION = """
     layers rules
     config
     assembly check
+    reporting
     application
 """
 RANK = {

@@ -51,7 +51,7 @@ complete: Completion | None = None, **options: Unpack[OwnRouteKeywords]) \
 Aggregator.settings(self) -> Settings
 Aggregator.routes(self) -> Mapping[str, Route]
 Aggregator.run(self, *, until_empty: bool = False) -> int
-Aggregator.serve(self, settings: Settings, *, report: bool = False) -> int
+Aggregator.serve(self, settings: Settings, *, report: bool = False, child: Child | None = None) -> int
 Aggregator.stop(self) -> None
 Aggregator.force(self, route: str | None = None, *keys: str | tuple[str, ...] | None) -> int
 """
