@@ -54,7 +54,11 @@ class Service:
     """``python -m aggregator.consume`` with these flags, its log read line by line as it comes."""
 
     def __init__(
-        self, *flags: str, environment: Mapping[str, str] | None = None, folder: Path | None = None
+        self,
+        *flags: str,
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+        session: bool = False,
     ) -> None:
         # a service must not outlive tests that are killed themselves
         leash = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
@@ -64,6 +68,7 @@ class Service:
             stderr=subprocess.PIPE,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **(environment or {})},
             cwd=folder or ROOT,
+            start_new_session=session,  # with a group of its own
         )
         self.log: list[dict[str, Any]] = []
         self.noise: list[str] = []

@@ -53,7 +53,7 @@ class Process:
         self._received = 0.0
         self._order = order
         self._clock = clock
-        self._backoff = Backoff(0.2, 30.0)
+        self._backoff = Backoff(0.2, 10.0)
         self._child: subprocess.Popen[bytes] | None = None
         self._inquiry: Inquiry | None = None
         self._line: Line | None = None

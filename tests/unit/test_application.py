@@ -624,3 +624,13 @@ def test_a_wrong_broker_is_told_before_anything_runs():
     app = Aggregator("ampq://h//")
     app.route("q")
     assert lines(app.run) == ["broker: unknown scheme 'ampq'; did you mean amqp?"]
+
+
+def test_several_processes_are_started_by_the_command_line_alone():
+    app = Aggregator("sqlite-queue:///data/queue.db", environment=False, processes=2)
+    app.route("q")
+    with pytest.raises(ConfigurationErrors) as refused:
+        app.run()
+    (fault,) = refused.value.faults
+    assert fault.field == "processes"
+    assert "--app MODULE:NAME" in fault.problem

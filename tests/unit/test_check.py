@@ -150,3 +150,19 @@ def test_coloured_on_a_terminal_plain_in_a_pipe(monkeypatch):
     assert pipe.getvalue() == f"{result}\n"
     assert "\x1b[1mRoute default\x1b[0m" in terminal.getvalue()
     assert "\x1b[33mWarning: id: made at receipt" in terminal.getvalue()
+
+
+def test_several_processes():
+    text = report("--processes", "3", "--broker", "amqp://h", "--size", "100")
+    assert "messages     400 held unacked (5 x 80)" in text
+    assert "processes    3 x all of this: 1200 messages" in text
+    assert "processes    3, each with its own workers, groups and sink" in text
+    assert "processes" not in report("--broker", "amqp://h")
+
+
+def test_several_processes_are_several_workers():
+    sink = ["--sink", "elasticsearch+http://h/i?op=index"]
+    (warning,) = check(load(["--processes", "2", "--workers", "1", *sink])).warnings
+    assert "without a version and 2 workers" in warning
+    (warning,) = check(load(["--processes", "2", "--aggregate", "list"])).warnings
+    assert warning.startswith("aggregate: each of 2 processes makes documents")

@@ -295,3 +295,41 @@ def test_looking_at_settings_leaves_nothing_behind(monkeypatch, tmp_path):
     load([], broker_fault=broker_fault)
     load(["--sink", "jsonl:///out"], broker_fault=broker_fault)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--processes", "0"], "--processes: '0' is too small; at least 1 is needed"),
+        (
+            [*AMQP, "--processes", "4", "--correlate", "type"],
+            (
+                "--correlate: with 4 processes the messages of one key would gather in several of them;"
+                " set processes to 1, or remove correlate"
+            ),
+        ),
+        (
+            [*AMQP, "--processes", "4", "--sentinel", "type=end"],
+            (
+                "--sentinel: of 4 processes it would end the group of one alone;"
+                " set processes to 1, or remove the sentinel"
+            ),
+        ),
+        (
+            ["--broker", "memory://", "--processes", "2"],
+            (
+                "--broker: messages in memory are seen by one process alone, not by 2;"
+                " set processes to 1, or name a broker"
+            ),
+        ),
+    ],
+)
+def test_what_several_processes_would_tear_apart(argv, line):
+    assert faults(argv) == [line]
+
+
+def test_keys_of_one_route_of_a_file(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text("processes = 2\n[routes.a]\nqueue = 'a'\n[routes.b]\nqueue = 'b'\ncorrelate = 'type'\n")
+    (line,) = faults(["--config", str(path)])
+    assert line.startswith("routes.b.correlate: with 2 processes")

@@ -48,6 +48,31 @@ def test_libraries_are_quiet_and_the_level_holds():
     assert len(stream.getvalue().splitlines()) == 1
 
 
+def test_each_line_says_which_of_several_processes_it_is():
+    stream = io.StringIO()
+    configure("json", "info", stream, process=3)
+    structlog.get_logger().info("batch")
+    logging.getLogger("kombu.mixins").warning("lost")
+    assert [json.loads(line)["process"] for line in stream.getvalue().splitlines()] == [3, 3]
+
+
+def test_a_line_is_one_write():
+    """Several processes share a stream: a line in two pieces could have another one within."""
+
+    class Stream(io.StringIO):
+        writes = 0
+
+        def write(self, text):
+            self.writes += 1
+            return super().write(text)
+
+    stream = Stream()
+    configure("json", "info", stream)
+    structlog.get_logger().info("batch")
+    logging.getLogger("kombu.mixins").warning("lost")
+    assert stream.writes == 2
+
+
 def test_logfmt():
     stream = io.StringIO()
     configure("logfmt", "info", stream)
