@@ -1,8 +1,8 @@
 """``python -m aggregator.processes.child NUMBER HANDLE``: one child, told what to do over its line.
 
 It ends when it is told to, when its queues are empty, when it cannot go on, and when its parent has
-gone. A second signal does not end it at once as it would a single process: Ctrl-C in a terminal and
-service managers send one to the whole group, and the parent's word comes on top.
+gone. Ctrl-C in a terminal and service managers send a signal to the whole group: it is the same stop
+as the parent's word, whichever comes first. To end all at once, upon a second one, is the parent's part.
 """
 
 from __future__ import annotations

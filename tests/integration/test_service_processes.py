@@ -161,9 +161,12 @@ def test_children_do_not_outlive_their_parent(stage):
     running = stage.start("--processes", "2", "--metrics-port", "0", *HELD)
     running.wait_metric("aggregator_held_messages", lambda held: held == 50)
     children = [psutil.Process(pid_of(running, number)) for number in (1, 2)]
-    running.kill()  # waits for the end of what they say
+    running.process.kill()
     gone, alive = psutil.wait_procs(children, timeout=30)
+    for child in alive:
+        child.kill()
     assert (len(gone), alive) == (2, [])
+    running.kill()  # waits until all that they said is read
     assert len(running.events("parent_gone")) == 2
     assert ended(running, 2)
     stage.wait_empty()
