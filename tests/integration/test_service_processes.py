@@ -281,16 +281,34 @@ def test_the_embedded_queue_until_it_is_empty(service, tmp_path):
     assert len(running.events("process_finished")) == 3
 
 
+#: It says that it has a request, and writes it once it may.
+PATIENT = """
+import os, pathlib, time
+
+def write(items):
+    pathlib.Path(f"held-{os.getpid()}").touch()
+    while not pathlib.Path("go").exists():
+        time.sleep(0.01)
+    with open("written", "ab") as notes:
+        notes.write(b"".join(item.document + b"\\n" for item in items))
+"""
+
+
 def test_until_empty_though_one_is_killed(service, tmp_path):
-    fill(tmp_path, range(3_000))
-    running = service(
-        "--size", "50", "--prefetch", "50", "--until-empty", "--processes", "2", folder=tmp_path
-    )
-    running.wait_event("batch", 3, process=1)
-    os.kill(pid_of(running, 1), signal.SIGKILL)
+    (tmp_path / "patient.py").write_text(PATIENT)
+    fill(tmp_path, range(1_000))
+    flags = ("--size", "50", "--prefetch", "50", "--sink", "function:patient:write")
+    running = service(*flags, "--until-empty", "--processes", "2", folder=tmp_path)
+    pids = [pid_of(running, number) for number in (1, 2)]
+    wait_for(lambda: all((tmp_path / f"held-{pid}").exists() for pid in pids), "a request in each process")
+    os.kill(pids[0], signal.SIGKILL)
+    running.wait_event("process_died", number=1, cause="SIGKILL")
+    (tmp_path / "go").touch()
     assert running.wait() == 0
-    assert running.events("process_died", number=1, cause="SIGKILL")
-    assert numbers(tmp_path) == Counter(range(3_000))
+    assert len(running.events("process_finished")) == 2
+    written = [orjson.loads(line)["number"] for line in (tmp_path / "written").read_bytes().splitlines()]
+    assert Counter(written) == Counter(range(1_000))
+    assert running.output.startswith("default: 1000 written\n")
 
 
 #: It dies of one message, each time.

@@ -44,8 +44,10 @@ def test_each_metric_has_its_unit_its_help_and_its_route(metrics):
         assert family.documentation.endswith(".")
         if family.type == "histogram":
             assert family.name.endswith(("_seconds", "_bytes", "_messages", "_items"))
-    for metric in vars(metrics).values():
-        assert isinstance(metric, CollectorRegistry) or metric._labelnames[0] == "route"
+    for name, metric in vars(metrics).items():
+        assert (
+            name.startswith("_") or isinstance(metric, CollectorRegistry) or metric._labelnames[0] == "route"
+        )
 
 
 def test_two_processes_in_one_do_not_meet():
