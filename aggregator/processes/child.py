@@ -18,7 +18,7 @@ import structlog
 
 from aggregator.ending import CLEAN, CLOSING_SECONDS, FAILED
 from aggregator.processes.line import Line
-from aggregator.processes.shared import share
+from aggregator.processes.shared import remove, share
 from aggregator.signals import HANDLED, Signals
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class Child:
         self.signals = signals
         self.told = False
         """Whether the parent has asked for the end, or has gone."""
+        self.orphaned = False
+        """Whether the parent has gone while there was work."""
         self._line = line
         self._ended = Event()
 
@@ -83,7 +85,7 @@ class Child:
             pass
         if self._ended.is_set():
             return
-        self.told = True
+        self.told = self.orphaned = True
         log.warning("parent_gone", note="what is held is written, then this process ends")
         work.stop()
         if not self._ended.wait(grace + CLOSING_SECONDS + ORPHAN_SECONDS):
@@ -132,6 +134,8 @@ def main(arguments: Sequence[str]) -> int:
         return child.exit_code(consume.main(order["arguments"], child))
     finally:
         child.end()
+        if child.orphaned:
+            remove(order["folder"], number)
 
 
 if __name__ == "__main__":

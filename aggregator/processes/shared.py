@@ -28,6 +28,14 @@ def share(folder: str, number: int) -> None:
     values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
 
 
+def remove(folder: str, number: int) -> None:
+    """Remove this child's files, and the folder with the last: the parent has gone, nobody else will."""
+    for path in Path(folder).glob(f"*_{number}.db"):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # others have theirs in it
+        Path(folder).rmdir()
+
+
 class SharedMetrics:
     """What the parent knows: the children's metrics added up, and its own about them."""
 

@@ -156,9 +156,10 @@ def test_the_second_signal_ends_all_at_once(stage):
 
 
 @on_one_broker
-def test_children_do_not_outlive_their_parent(stage):
+def test_children_do_not_outlive_their_parent(stage, tmp_path):
     stage.publish(stage.numbered(range(50)))
-    running = stage.start("--processes", "2", "--metrics-port", "0", *HELD)
+    place = {"TMPDIR": str(tmp_path)}
+    running = stage.start("--processes", "2", "--metrics-port", "0", *HELD, environment=place)
     running.wait_metric("aggregator_held_messages", lambda held: held == 50)
     children = [psutil.Process(pid_of(running, number)) for number in (1, 2)]
     running.process.kill()
@@ -168,6 +169,7 @@ def test_children_do_not_outlive_their_parent(stage):
     assert (len(gone), alive) == (2, [])
     running.kill()  # waits until all that they said is read
     assert len(running.events("parent_gone")) == 2
+    assert list(tmp_path.iterdir()) == []
     assert ended(running, 2)
     stage.wait_empty()
     assert stage.numbers() == Counter(range(50))
