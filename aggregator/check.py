@@ -106,7 +106,11 @@ def _way(route: Route) -> Iterator[tuple[str, str]]:
     if route.aggregate != "documents":
         yield "becomes", _aggregation(route)
     limits = f"{route.request_items} documents or {size_text(route.request_bytes)}"
-    yield "requests of", f"up to {limits}, {route.concurrency} at once, linger {duration(route.linger)}"
+    found = " as far as it brings something" * route.adaptive_concurrency
+    yield (
+        "requests of",
+        f"up to {limits}, {route.concurrency} at once{found}, linger {duration(route.linger)}",
+    )
     yield "to", f"{_target(route)}, id from {shown(route.id) if route.id else 'the moment of receipt'}"
     target = route.dead_letter_queue
     yield "refused to", f"queue {target!r}" if target else f"exchange {route.dead_letter_exchange!r}"

@@ -49,6 +49,7 @@ class RouteKeywords(TypedDict, total=False):
     merge: Mapping[str, str] | None
     trust_json: bool
     concurrency: int
+    adaptive_concurrency: bool
     request_items: int | None
     request_bytes: Bytes
     linger: Seconds | None

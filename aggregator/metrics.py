@@ -77,6 +77,8 @@ class Metrics:
         self.held_groups = gauge("held_groups", "Open groups.")
         self.held_bytes = gauge("held_bytes", "Bytes of bodies in open groups and on their way.")
         self.outgoing_messages = gauge("outgoing_items", "Items that wait for the sink's last word.")
+        self.requests_under_way = gauge("requests_under_way", "Requests that the sink has not answered.")
+        self.requests_limit = gauge("requests_limit", "Requests that may be under way at once.")
         self.dead_letters_pending = gauge("dead_letters_pending", "Refused messages not confirmed yet.")
         self.route_state = gauge(
             "route_state", "1 for the state that the route is in; of several processes, how many.", "state"

@@ -346,6 +346,9 @@ class Writing(Options):
     )
     trust_json: bool = option(False, "do not check that JSON bodies are JSON")
     concurrency: Count = option(2, "threads that write, a request each", "N", ge=1, le=256)
+    adaptive_concurrency: bool = option(
+        False, "find out how many of them bring something: from 1 up to concurrency"
+    )
     request_items: Annotated[Count | None, Unset] = option(
         None, "documents in a request", "N", unset="size; 1000 at least with --correlate", ge=1
     )

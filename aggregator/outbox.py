@@ -13,8 +13,14 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from aggregator.backoff import Backoff
+from aggregator.concurrency import Concurrency
 from aggregator.delivery import Aggregate
-from aggregator.errors import RequestRefusedError, RequestTooLargeError, SinkRaisedError
+from aggregator.errors import (
+    RequestRefusedError,
+    RequestTooLargeError,
+    SinkRaisedError,
+    SinkUnavailableError,
+)
 from aggregator.gate import Gate
 from aggregator.isolation import Isolation
 from aggregator.request import FINAL, Final, Outcome, Request
@@ -51,6 +57,7 @@ class Outbox:
         linger: float = 0.0,
         backoff: Backoff | None = None,
         patience: float = inf,
+        concurrency: Concurrency | None = None,
     ) -> None:
         self._max_items = max_items
         self._max_bytes = self._most_bytes = max_bytes
@@ -58,6 +65,7 @@ class Outbox:
         self._backoff = backoff or Backoff()
         self._patience = patience
         self.gate = Gate(self._backoff)
+        self.concurrency = concurrency or Concurrency(inf)
         self._ready: deque[Request] = deque()  # never sent, may be merged
         self._ready_items = 0
         self._later: list[tuple[float, int, Request]] = []  # retries, halves, freed items: go as they are
@@ -112,9 +120,11 @@ class Outbox:
 
         ``quiet``: everything that was sent before is concluded, so that an isolated request may go.
         """
+        if self.concurrency.full:
+            return None
         isolation = self.isolation
         if isolation and (isolation.under_way is not None or self._is_isolated_next(now)):
-            return self._take_isolated() if quiet and self.gate.passes(now) else None
+            return self._take_isolated(now) if quiet and self.gate.passes(now) else None
         while self.gate.passes(now):
             fresh = bool(self._ready) and (hurry or now >= self._linger_until())
             # the trial of a shut gate is one that has not failed: else an item that always fails would
@@ -126,12 +136,14 @@ class Outbox:
             else:
                 return None
             if request.items:
-                self.gate.leave()
+                self._leave(request, now)
                 return request
         return None
 
     def wake_at(self, now: float = -inf, *, quiet: bool = True) -> float:
         """Return when :meth:`take` may have something though nothing else happens; ``inf`` for never."""
+        if self.concurrency.full:
+            return inf  # whoever ends what is under way looks again
         isolation, gate = self.isolation, self.gate
         if not isolation:
             return self._plain_at()
@@ -152,7 +164,8 @@ class Outbox:
 
     def resolve(self, request: Request, verdicts: Sequence[Verdict] | None, now: float) -> Outcome:
         """Take the sink's verdicts, one for each item (None: all written); return what is final."""
-        self.isolation.end(request, now)
+        throttled = verdicts is not None and any(v.fate is Fate.RETRY for v in verdicts)
+        self._answered(request, now, throttled=throttled)
         if verdicts is None:
             self.gate.succeeded(now)
             self._fitted(request.size)
@@ -183,9 +196,11 @@ class Outbox:
 
     def fail(self, request: Request, error: Exception, now: float) -> Outcome:
         """Take a failure of the whole request; return what is final by it."""
-        self.isolation.end(request, now)
+        raised = isinstance(error, SinkRaisedError)
+        # other failures say nothing of the sink's speed
+        throttled = isinstance(error, SinkUnavailableError) and not raised
+        self._answered(request, now, throttled=throttled or None)
         if not isinstance(error, RequestTooLargeError | RequestRefusedError):
-            raised = isinstance(error, SinkRaisedError)
             if raised and len(request.items) == 1 and self._is_hopeless(request, now):
                 self.gate.failed(now)
                 self._finish(request.items, request.size, now)
@@ -285,15 +300,26 @@ class Outbox:
         others = bool(self._ready or (self._later and self._later[0][0] <= now))
         return not others or (now >= self.isolation.turn and not self.gate.shut)
 
-    def _take_isolated(self) -> Request | None:
+    def _take_isolated(self, now: float) -> Request | None:
         if self.isolation.under_way is not None:
             return None
+        request = self.isolation.take(self._max_bytes)
+        self._leave(request, now)
+        return request
+
+    def _leave(self, request: Request, now: float) -> None:
+        request.left = now
         self.gate.leave()
-        return self.isolation.take(self._max_bytes)
+        self.concurrency.leave()
+
+    def _answered(self, request: Request, now: float, *, throttled: bool | None) -> None:
+        self.isolation.end(request, now)
+        self.concurrency.answered(request.left, now, len(request.items), throttled=throttled)
 
     def _withdraw(self, request: Request, now: float) -> None:
         """Note that nothing of a request reaches the sink."""
         self.gate.withdrawn()
+        self.concurrency.ended()
         self.isolation.end(request, now)
 
     def _linger_until(self) -> float:

@@ -19,6 +19,7 @@ from aggregator.backoff import Backoff
 from aggregator.breaker import Breaker
 from aggregator.buffer import LATE_NEW, Buffer
 from aggregator.clock import SYSTEM_CLOCK
+from aggregator.concurrency import Concurrency
 from aggregator.delivery import Aggregate, Settlement
 from aggregator.errors import MessageRefusedError, UnrecoverableError
 from aggregator.flush import Flush, problem_of
@@ -66,11 +67,14 @@ class Limits:
     ``held_bytes``: bodies in memory, before nothing more is read. ``ack_deadline``: how long the
     broker lets a delivery be unacked. ``breaker_share`` of the last ``breaker_window`` messages
     refused stops the route (window 0: never); with ``stop_on_refusal`` the first does.
+    ``concurrency``: requests under way at once; with ``adaptive_concurrency`` fewer where more bring nothing.
     """
 
     request_items: int = 1000
     request_bytes: int = 10 * 1024 * 1024
     linger: float = 0.0
+    concurrency: float = inf
+    adaptive_concurrency: bool = False
     held_bytes: int = 256 * 1024 * 1024
     ack_deadline: float = 1800.0
     breaker_share: float = 0.5
@@ -116,6 +120,9 @@ class Pipeline:
             linger=limits.linger,
             backoff=limits.backoff,
             patience=limits.ack_deadline * PATIENCE,
+            concurrency=Concurrency(
+                min(limits.concurrency, sink.limits.concurrency), adaptive=limits.adaptive_concurrency
+            ),
         )
         self._changed = Condition()
         self._alarms: list[float] = []
@@ -179,6 +186,8 @@ class Pipeline:
                 "held_groups": lambda: self._buffer.groups,
                 "held_bytes": lambda: self._held_bytes,
                 "outgoing_messages": lambda: self._outbox.pending,
+                "requests_under_way": lambda: self._outbox.concurrency.under_way,
+                "requests_limit": lambda: self._outbox.concurrency.limit,
                 "dead_letters_pending": lambda: self._dead_letters.pending,
             }
         )
@@ -446,6 +455,8 @@ class Pipeline:
                     self._nudge(now)  # what comes next is for another thread
                     return job
                 alarm = self._wake_at(now)
+                if self._alarms and min(self._alarms) <= alarm:
+                    alarm = inf  # one that wakes in time is enough: it wakes the next
                 self._alarms.append(alarm)
                 try:
                     self._changed.wait(None if alarm == inf else max(0.0, alarm - now))

@@ -16,24 +16,24 @@ FINAL = frozenset({Fate.WRITTEN, Fate.DUPLICATE, Fate.DEAD_LETTER})
 class Request:
     """Items that are sent together.
 
-    ``size``: bytes of the items. ``since``: when the oldest became ready. ``sent``: when this request
-    left, ``inf`` before. ``attempts``: how often they were sent before. ``first_failed``: when they
-    failed first, None if they did not; ``last_failed``: at last. ``lone``: how often they failed while
-    the sink took others.
+    ``size``: bytes of the items. ``since``: when the oldest became ready. ``left``: when this request
+    left the outbox, ``sent``: when it went to the sink, both ``inf`` before. ``attempts``: how often
+    they were sent before. ``first_failed``: when they failed first, None if they did not;
+    ``last_failed``: at last. ``lone``: how often they failed while the sink took others.
     ``delivered``: above 0, they are isolated, and were delivered so often before. ``company``: how many
     items that are isolated too may be sent with them, themselves included.
     """
 
     __slots__ = (
-        "attempts", "company", "delivered", "first_failed", "items", "last_failed", "lone", "sent", "since",
-        "size",
+        "attempts", "company", "delivered", "first_failed", "items", "last_failed", "left", "lone", "sent",
+        "since", "size",
     )  # fmt: skip
 
     def __init__(self, items: list[Item], size: int, since: float) -> None:
         self.items = items
         self.size = size
         self.since = since
-        self.sent = inf
+        self.left = self.sent = inf
         self.attempts = 0
         self.first_failed: float | None = None
         self.last_failed = inf

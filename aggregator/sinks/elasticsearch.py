@@ -20,7 +20,7 @@ is 9200 unless given. The index is fixed (``/tasks``), named by a date in the me
 ``timeout``          of a request, ``30s``
 ``max_bytes``        of documents in a request, ``10MiB``
 ``max_items``        in a request; any number unless given
-``concurrency``      requests under way at once, 4
+``concurrency``      requests under way at once, at most: 32
 ===================  ==================================================================================
 """
 

@@ -53,7 +53,7 @@ class Options(BaseModel):
     timeout: Annotated[Duration, Field(ge=1)] = 30.0
     max_bytes: Annotated[Size, Field(ge=1)] = 10 * 1024 * 1024
     max_items: int | None = Field(None, ge=1)
-    concurrency: int = Field(4, ge=1, le=64)
+    concurrency: int = Field(32, ge=1, le=64)
 
     @field_validator("allow", mode="before")
     @classmethod

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 #: Each line may import what stands above it, and nothing beside or below it.
 DIRECTION = """
     ending signals
-    errors clock backoff breaker ledger standing ports sinks.base closed history
+    errors clock backoff breaker concurrency ledger standing ports sinks.base closed history
     importing schedule
     completion
     delivery correlation content gate request
