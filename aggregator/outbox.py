@@ -164,8 +164,7 @@ class Outbox:
 
     def resolve(self, request: Request, verdicts: Sequence[Verdict] | None, now: float) -> Outcome:
         """Take the sink's verdicts, one for each item (None: all written); return what is final."""
-        throttled = verdicts is not None and any(v.fate is Fate.RETRY for v in verdicts)
-        self._answered(request, now, throttled=throttled)
+        self._answered(request, now, throttled=_throttled(verdicts or ()))
         if verdicts is None:
             self.gate.succeeded(now)
             self._fitted(request.size)
@@ -446,6 +445,12 @@ class Outbox:
     def _is_hopeless(self, request: Request, now: float) -> bool:
         first = request.first_failed
         return first is not None and now - first >= self._patience and request.lone >= LONE_FAILURES
+
+
+def _throttled(verdicts: Sequence[Verdict]) -> bool | None:
+    """Return whether it was too much for the sink; None where a block says nothing of that."""
+    fates = {verdict.fate for verdict in verdicts}
+    return None if Fate.BLOCKED in fates else Fate.RETRY in fates
 
 
 def _halves(items: list[Item]) -> tuple[list[Item], ...]:
