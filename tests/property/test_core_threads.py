@@ -19,6 +19,7 @@ from aggregator.intake import Intake
 from aggregator.metrics import Metrics
 from aggregator.pipeline import Limits, Pipeline
 from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate, Verdict
+from aggregator.sinks.base import Limits as SinkLimits
 from aggregator.standing import RouteState
 from aggregator.testing.broker import MemoryBroker
 from aggregator.testing.dead_letters import MemoryDeadLetters
@@ -88,10 +89,11 @@ def make_link(channel, epoch):
 class Bench:
     """Threads for everything: workers, flushers, the dead-letter queue's own."""
 
-    def __init__(self, seed, *, losses):
-        self.random, self.losses = Random(seed), losses
+    def __init__(self, seed, *, losses, flushers=FLUSHERS):
+        self.random, self.losses, self.flushers = Random(seed), losses, flushers
         self.faults = Faults()
         self.sink = MoodySink(self.faults, Random(seed))
+        self.sink.limits = SinkLimits(concurrency=flushers)
         self.metrics = Metrics()
         self.dead = MemoryDeadLetters(SYSTEM_CLOCK)
         self.dead_lock, self.broker_lock = threading.RLock(), Lock()
@@ -110,6 +112,7 @@ class Bench:
                 backoff=Backoff(0.0005, 0.002),
                 breaker_window=0,
                 held_bytes=30_000,
+                adaptive_concurrency=flushers > FLUSHERS,
             ),
         )
         self.dead.report = self.pipeline.dead_lettered
@@ -184,7 +187,7 @@ class Bench:
 
     def run(self, seconds):
         workers = [Thread(target=self.work, args=(seed,)) for seed in range(WORKERS)]
-        flushers = [Thread(target=self.pipeline.run) for _ in range(FLUSHERS)]
+        flushers = [Thread(target=self.pipeline.run) for _ in range(self.flushers)]
         letters = Thread(target=self.publish_dead_letters)
         for thread in (*workers, *flushers, letters):
             thread.start()
@@ -199,9 +202,12 @@ class Bench:
         return in_time
 
 
-@pytest.mark.parametrize(("losses", "seed"), [(0.0, 1), (0.01, 2)])
-def test_everything_is_settled_once(losses, seed):
-    bench = Bench(seed, losses=losses)
+@pytest.mark.parametrize(
+    ("losses", "seed", "flushers"), [(0.0, 1, FLUSHERS), (0.01, 2, FLUSHERS), (0.01, 3, 8)]
+)
+def test_everything_is_settled_once(losses, seed, flushers):
+    """With more flush threads than two, how many of them write is found out."""
+    bench = Bench(seed, losses=losses, flushers=flushers)
     for number in range(MESSAGES):
         body = b"bad" if number % 200 == 7 else b"message %d" % number
         bench.broker.publish(body, properties={"message_id": f"m{number}"} if number % 3 else {})
