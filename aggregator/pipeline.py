@@ -20,11 +20,12 @@ from aggregator.breaker import Breaker
 from aggregator.buffer import LATE_NEW, Buffer
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.concurrency import Concurrency
-from aggregator.delivery import Aggregate, Settlement
-from aggregator.errors import MessageRefusedError, UnrecoverableError
+from aggregator.delivery import Settlement
+from aggregator.entrance import Entrance
+from aggregator.errors import UnrecoverableError
 from aggregator.flush import Flush, problem_of
 from aggregator.history import History
-from aggregator.ledger import Ledger, Recall, with_followers
+from aggregator.ledger import Ledger, with_followers
 from aggregator.making import Maker
 from aggregator.outbox import Outbox
 from aggregator.settlement import Settler
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from aggregator.closed import ClosedKeys
     from aggregator.completion import AnyOf
     from aggregator.delivery import Delivery, Item, Link
-    from aggregator.intake import Intake, Sorted
+    from aggregator.intake import Intake
     from aggregator.metrics import RouteMetrics
     from aggregator.ports import DeadLetterPort, Refused
     from aggregator.request import Request
@@ -48,14 +49,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: What pressure frees at once, as a share of all that may be held: one message at a time would
-#: make every request a request of one.
-RELIEF = 8
 #: Sentinels that are acked later may take this share of all that may be unacked.
 LINGERING = 4
-#: So long after a link has come or gone, the others may still be on their way: what the broker sends
-#: over the first is not yet all that it will send.
-CONNECTING_SECONDS = 2.0
 #: How long an isolated request lets acks go out before it looks again.
 ACK_SECONDS = 0.01
 
@@ -126,9 +121,6 @@ class Pipeline:
         )
         self._changed = Condition()
         self._alarms: list[float] = []
-        self._links: dict[Link, int] = {}
-        self._capacity = 0
-        self._linked = -inf
         self._lost = 0
         self._hands = 0
         self._closed = False
@@ -150,6 +142,17 @@ class Pipeline:
             log=self._log,
             stop=self.stop,
             history=History(full_messages=completion.full_messages, full_bytes=completion.full_bytes),
+        )
+        self._entrance = Entrance(
+            intake=intake,
+            ledger=self._ledger,
+            buffer=self._buffer,
+            outbox=self._outbox,
+            settler=self._settler,
+            dead_letters=dead_letters,
+            metrics=metrics,
+            most_bytes=limits.held_bytes,
+            aggregated=aggregation is not None,
         )
         #: what the last batches tell of themselves
         self.history = self._settler.history
@@ -184,7 +187,7 @@ class Pipeline:
             {
                 "held_messages": lambda: self._buffer.held,
                 "held_groups": lambda: self._buffer.groups,
-                "held_bytes": lambda: self._held_bytes,
+                "held_bytes": lambda: self._entrance.held_bytes,
                 "outgoing_messages": lambda: self._outbox.pending,
                 "requests_under_way": lambda: self._outbox.concurrency.under_way,
                 "requests_limit": lambda: self._outbox.concurrency.limit,
@@ -206,11 +209,7 @@ class Pipeline:
     @property
     def has_room(self) -> bool:
         """Whether workers may read on; otherwise they only ack and beat the heart."""
-        return self._held_bytes < self._limits.held_bytes
-
-    @property
-    def _held_bytes(self) -> int:
-        return self._buffer.bytes + self._outbox.bytes + self._dead_letters.bytes
+        return self._entrance.has_room
 
     @property
     def refusing(self) -> bool:
@@ -247,9 +246,9 @@ class Pipeline:
         self._metrics.received.inc(len(deliveries))
         with self._changed:
             self.last_received = now
-            again, refused = self._enter(result, now)
-            self._relieve(now)
-            self._dispatch(now)
+            again, refused = self._entrance.enter(result, now)
+            self._entrance.relieve(now)
+            self._entrance.dispatch(now)
             self._nudge(now)
         self._settler.acknowledge(again, "duplicate")
         if refused:
@@ -281,16 +280,16 @@ class Pipeline:
 
     def expect(self, capacity: int) -> None:
         """Say how many messages the broker will send over all links, once they are open."""
-        self._capacity = capacity
+        self._entrance.capacity = capacity
 
     def link_opened(self, link: Link, prefetch: int) -> None:
         """Count on a link: the broker sends ``prefetch`` messages before one is settled."""
         with self._changed:
-            self._links[link] = prefetch
-            self._linked = self._clock.monotonic()
+            self._entrance.links[link] = prefetch
+            self._entrance.linked = self._clock.monotonic()
             # at most a prefetch of settled messages can come again over each link
-            self._ledger.remember = max(self._ledger.remember, 2 * sum(self._links.values()))
-            self._settler.most_lingering = max(1, sum(self._links.values()) // LINGERING)
+            self._ledger.remember = max(self._ledger.remember, 2 * sum(self._entrance.links.values()))
+            self._settler.most_lingering = max(1, sum(self._entrance.links.values()) // LINGERING)
 
     def link_lost(self, link: Link) -> None:
         """Forget what came over a link that is dead: the broker hands it out again.
@@ -298,10 +297,10 @@ class Pipeline:
         What is on its way to the sink stays until its verdict, so that a redelivery is recognised.
         """
         with self._changed:
-            if self._links.pop(link, None) is None:
+            if self._entrance.links.pop(link, None) is None:
                 return
             self._lost += 1
-            self._linked = self._clock.monotonic()
+            self._entrance.linked = self._clock.monotonic()
             dropped, heirs = self._buffer.drop(link)
             for old, heir in heirs:
                 self._ledger.pass_on(old, heir)
@@ -336,7 +335,7 @@ class Pipeline:
             now = self._clock.monotonic()
             self._buffer.advance(now)
             forced = self._buffer.force(now, *keys)
-            self._dispatch(now)
+            self._entrance.dispatch(now)
             self._nudge(now)
         return forced
 
@@ -345,12 +344,12 @@ class Pipeline:
     def drain(self) -> None:
         """Complete what is held: groups without a key are flushed, keyed ones given back."""
         with self._changed:
-            if self._standing.drain(linked=bool(self._links)):
+            if self._standing.drain(linked=bool(self._entrance.links)):
                 self._tell_state()
             now = self._clock.monotonic()
             returned = self._buffer.shut(now, give_back_keyed=self._limits.give_back_keyed)
             self._settler.give_up(returned)
-            self._dispatch(now)
+            self._entrance.dispatch(now)
             self._changed.notify_all()
         self._settler.settle(returned, Settlement.GIVE_BACK)
 
@@ -359,91 +358,6 @@ class Pipeline:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-
-    # ── in ──
-
-    def _enter(self, result: Sorted, now: float) -> tuple[list[Delivery], list[Refused]]:
-        """Put members and sentinels into the buffer; return settled ones that came again, and refused."""
-        buffer = self._buffer
-        again: list[Delivery] = []
-        refused: list[Refused] = []
-        buffer.advance(now)
-        for delivery, key, sentinel, expected in result.entries:
-            # what comes for the first time is new
-            if not (self._ledger.enter(delivery) or self._is_new(delivery, key, again)):
-                continue
-            try:
-                if sentinel:
-                    buffer.add_sentinel(delivery, key, expected, now)
-                else:
-                    buffer.add(delivery, key, now, expected)
-            except MessageRefusedError as exc:
-                refused.append(self._intake.refusal(delivery, exc))
-        for delivery, key, expected, delivered in result.suspects:
-            if self._is_new(delivery, key, again):
-                try:
-                    buffer.isolate(delivery, key, now, expected, delivered)
-                except MessageRefusedError as exc:
-                    refused.append(self._intake.refusal(delivery, exc))
-        refused += (entry for entry in result.refused if self._is_new(entry.delivery, None, again))
-        if self._settler.lingers:
-            for key in (*(e[1] for e in result.entries if not e[2]), *(s[1] for s in result.suspects)):
-                self._settler.hurry(key)
-        return again, refused
-
-    def _is_new(self, delivery: Delivery, key: str | None, again: list[Delivery]) -> bool:
-        """Ask the ledger. A copy of what is held takes its place; one of what is settled is acked again."""
-        recall, old = self._ledger.receive(delivery)
-        if recall is Recall.NEW:
-            return True
-        if recall is Recall.HELD and old is not None:
-            if not self._buffer.replace(old, delivery, key):
-                return True
-            if delivery.follower is not old:
-                self._metrics.settled("given_back", 1)  # the old copy: its link is lost
-            return False
-        if recall is Recall.SETTLED:
-            again.append(delivery)
-        return False
-
-    def _relieve(self, now: float) -> None:
-        """Complete the oldest groups where waiting longer would be waiting for ever."""
-        if self._relief_at() <= now:
-            self._buffer.relieve(max(1, sum(self._links.values()) // RELIEF), 0, now)
-        if self._buffer.bytes and not self.has_room:
-            enough = max(1, self._limits.held_bytes // RELIEF)
-            if self._outbox.bytes < enough:
-                self._buffer.relieve(0, min(enough, self._buffer.bytes), now)
-
-    def _relief_at(self) -> float:
-        """Return since when all that the broker will send is held, and nothing is under way; ``inf`` else."""
-        held, capacity = self._buffer.held, sum(self._links.values())
-        if not held or self._outbox.pending or not held + self._dead_letters.pending >= capacity > 0:
-            return inf
-        return -inf if capacity >= self._capacity else self._linked + CONNECTING_SECONDS
-
-    def _dispatch(self, now: float) -> None:
-        """Make items of the batches that are complete and hand them to the outbox."""
-        for batch in self._buffer.take():
-            age = now - batch.opened
-            self._metrics.batch(batch.trigger.value, batch.complete, len(batch.deliveries), batch.bytes, age)
-            members = batch.deliveries
-            batch.remaining = len(members)
-            batch.delivered = batch.delivered or self._intake.suspicion(members)
-            for delivery in members:
-                delivery.batch = batch
-            self._ledger.depart(members)
-            self._ledger.depart(batch.controls)
-            if members:
-                whole = self._aggregated
-                items = [Aggregate(members, batch, bodies=batch.bytes)] if whole else members
-                if batch.delivered:
-                    company = self._intake.company(batch.delivered)
-                    self._outbox.isolate(items[0], batch.delivered, now, company)
-                else:
-                    self._outbox.offer(items, batch.bytes, now)
-            else:
-                self._settler.finish([batch])
 
     # ── out ──
 
@@ -470,7 +384,7 @@ class Pipeline:
         if not self.consuming:
             return min(self._probe_due(), sentinels)
         outbox = self._outbox.wake_at(now, quiet=self._quiet)
-        due = min(outbox, self._buffer.next_deadline, self._relief_at(), sentinels)
+        due = min(outbox, self._buffer.next_deadline, self._entrance.relief_at(), sentinels)
         if self._outbox.isolation and not (self._hands or self._gathers or self._quiet):
             due = min(due, now + ACK_SECONDS)
         if self._dead_letters.pending:
@@ -482,7 +396,7 @@ class Pipeline:
         """Whether all that was written is concluded, and the broker told: a crash takes none of it back."""
         if self._hands or not self._outbox.isolation:
             return not self._hands
-        return not (self._gathers or any(link.unsent for link in self._links))
+        return not (self._gathers or any(link.unsent for link in self._entrance.links))
 
     def _nudge(self, now: float) -> None:
         """Wake a flush thread, unless one of those that sleep wakes in time by itself."""
@@ -499,8 +413,8 @@ class Pipeline:
         elif self.state is not RouteState.STOPPED:
             self._look_at_dead_letters(now)
             self._buffer.advance(now)
-            self._relieve(now)
-            self._dispatch(now)
+            self._entrance.relieve(now)
+            self._entrance.dispatch(now)
             hurry = self.state is RouteState.DRAINING
             request = self._outbox.take(now, hurry=hurry, quiet=self._quiet)
             job = partial(self._send, request, self._lost) if request is not None else None
@@ -613,7 +527,7 @@ class Pipeline:
             self._consume.set()
         else:
             self._consume.clear()
-        for link in self._links:
+        for link in self._entrance.links:
             link.wake()
         self._changed.notify_all()
 

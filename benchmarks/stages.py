@@ -32,11 +32,11 @@ from aggregator import Aggregator, age, property_, size
 from aggregator.assembly import make_pipeline
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.consume import OBJECTS_BEFORE_COLLECTION
+from aggregator.entrance import Entrance
 from aggregator.intake import Intake
 from aggregator.making import Maker
 from aggregator.metrics import Metrics
 from aggregator.outbox import Outbox
-from aggregator.pipeline import Pipeline
 from aggregator.settlement import Settler
 from aggregator.sinks.base import Limits
 from aggregator.sinks.elasticsearch_answer import Rules
@@ -212,8 +212,8 @@ def main() -> None:
     stages = Stages()
     for owner, name, stage in (
         (Intake, "sort", "id, key, check of the JSON"),
-        (Pipeline, "_enter", "ledger and buffer"),
-        (Pipeline, "_dispatch", "batch to request"),
+        (Entrance, "enter", "ledger and buffer"),
+        (Entrance, "dispatch", "batch to request"),
         (Outbox, "take", "batch to request"),
         (Maker, "make", "documents"),
         (Actions, "request", "bulk body"),

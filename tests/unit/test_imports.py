@@ -20,7 +20,7 @@ DIRECTION = """
     documents buffer outbox
     settlement merging
     aggregation intake
-    making flush
+    making flush entrance
     pipeline
     own keys conditions entities
     options

@@ -6,9 +6,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from aggregator.completion import Size, any_of
+from aggregator.entrance import CONNECTING_SECONDS
 from aggregator.intake import Intake
 from aggregator.metrics import Metrics
-from aggregator.pipeline import CONNECTING_SECONDS, Pipeline
+from aggregator.pipeline import Pipeline
 from aggregator.sinks.function import FunctionSink
 from aggregator.testing.memory import MemoryDelivery, MemoryLink
 from consumers.connecting import Broker
