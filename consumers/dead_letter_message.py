@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from amqp.serialization import dumps
 
-from consumers.publish_frames import PROPERTY_NAMES
 from consumers.publisher import Outgoing
+from consumers.transports.amqp_properties import PROPERTIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,9 +91,7 @@ def original(properties: Mapping[str, Any]) -> Original:
     """
     dead = properties.get("headers") or {}
     kept = {
-        name: value
-        for name, value in properties.items()
-        if name in PROPERTY_NAMES and name not in _NOT_COPIED
+        name: value for name, value in properties.items() if name in PROPERTIES and name not in _NOT_COPIED
     }
     headers = {name: value for name, value in dead.items() if not name.startswith(PREFIX)}
     if headers:
@@ -136,7 +134,7 @@ def _kept_properties(delivery: Delivery) -> dict[str, Any]:
     return {
         name: value
         for name, value in readable.items()
-        if name in PROPERTY_NAMES and name not in _NOT_COPIED and value is not None
+        if name in PROPERTIES and name not in _NOT_COPIED and value is not None
     }
 
 

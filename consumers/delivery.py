@@ -113,7 +113,11 @@ class BatchedDelivery(Delivery):
 
     def basic_property(self, name: str) -> Any:
         """Return a property without looking at the others."""
-        return _refusing(read_property, self._raw, name)
+        try:  # a key may be read of each message: a call less
+            return read_property(self._raw, name)
+        except DecodeError as exc:
+            problem = str(exc)
+        raise MessageRefusedError("bad-properties", problem)
 
     def declared(self) -> tuple[Any, Any]:
         """Return content type and content encoding: asked of each message, and mostly known."""
@@ -141,9 +145,9 @@ class BatchedDelivery(Delivery):
         return read_route(self._route, "backslashreplace")[1]
 
 
-def _refusing(read: Callable[..., Any], raw: bytes, *arguments: str) -> Any:
+def _refusing(read: Callable[..., Any], raw: bytes) -> Any:
     try:
-        return read(raw, *arguments)
+        return read(raw)
     except DecodeError as exc:
         problem = str(exc)
     raise MessageRefusedError("bad-properties", problem)

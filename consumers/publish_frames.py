@@ -8,34 +8,15 @@ from __future__ import annotations
 
 from struct import error as StructError  # noqa: N812
 from struct import pack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import FrameSyntaxError
 from amqp.serialization import dumps
 
+from consumers.transports.amqp_properties import PROPERTIES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-#: Basic properties in the order of the wire: name, py-amqp's letter for the type, flag.
-_FIELDS: Final = (
-    ("content_type", "s", 0x8000),
-    ("content_encoding", "s", 0x4000),
-    ("headers", "F", 0x2000),
-    ("delivery_mode", "o", 0x1000),
-    ("priority", "o", 0x0800),
-    ("correlation_id", "s", 0x0400),
-    ("reply_to", "s", 0x0200),
-    ("expiration", "s", 0x0100),
-    ("message_id", "s", 0x0080),
-    ("timestamp", "L", 0x0040),
-    ("type", "s", 0x0020),
-    ("user_id", "s", 0x0010),
-    ("app_id", "s", 0x0008),
-    ("cluster_id", "s", 0x0004),
-)
-
-#: The names of AMQP's basic properties, as :class:`consumers.publisher.Outgoing` takes them.
-PROPERTY_NAMES: Final = frozenset(name for name, _, _ in _FIELDS)
 
 _BASIC, _PUBLISH, _MANDATORY = 60, 40, 1
 _METHOD, _HEADER, _BODY, _END = 1, 2, 3, b"\xce"
@@ -58,7 +39,7 @@ def encode_properties(properties: Mapping[str, Any]) -> bytes:
     ``None`` counts as not set. Raises ``UnencodableError`` for values and names AMQP does not know.
     """
     flags, layout, values = 0, "", []
-    for name, kind, flag in _FIELDS:
+    for name, (flag, kind) in PROPERTIES.items():
         value = properties.get(name)
         if value is None or (kind == "F" and not value):
             continue
@@ -66,7 +47,7 @@ def encode_properties(properties: Mapping[str, Any]) -> bytes:
         layout += kind
         values.append(dict(value) if kind == "F" else value)
     try:
-        unknown = properties.keys() - PROPERTY_NAMES
+        unknown = properties.keys() - PROPERTIES.keys()
         if unknown:
             raise UnencodableError("unencodable", f"unknown properties: {sorted(unknown)}")
         encoded: bytes = pack(">H", flags) + dumps(layout, values)

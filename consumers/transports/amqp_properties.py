@@ -13,27 +13,29 @@ from amqp.serialization import decode_properties_basic, loads
 from kombu.exceptions import DecodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 HEADERS: Final = 0x2000
-#: Flag and form of each property in the order of the wire: s a short string, F a table, else its octets.
-_FIELDS: Final[dict[str, tuple[int, str | int]]] = {
+#: Basic properties in the order of the wire: flag, and py-amqp's letter for the type.
+PROPERTIES: Final[dict[str, tuple[int, str]]] = {
     "content_type": (0x8000, "s"),
     "content_encoding": (0x4000, "s"),
-    "application_headers": (HEADERS, "F"),
-    "delivery_mode": (0x1000, 1),
-    "priority": (0x0800, 1),
+    "headers": (HEADERS, "F"),
+    "delivery_mode": (0x1000, "o"),
+    "priority": (0x0800, "o"),
     "correlation_id": (0x0400, "s"),
     "reply_to": (0x0200, "s"),
     "expiration": (0x0100, "s"),
     "message_id": (0x0080, "s"),
-    "timestamp": (0x0040, 8),
+    "timestamp": (0x0040, "L"),
     "type": (0x0020, "s"),
     "user_id": (0x0010, "s"),
     "app_id": (0x0008, "s"),
     "cluster_id": (0x0004, "s"),
 }
-
+#: By letter, the octets of a value; below zero, those of the length that it begins with.
+_SHORT, _TABLE = -1, -4
+_STEPS: Final = {"s": _SHORT, "F": _TABLE, "o": 1, "L": 8}
 #: Octets of a table's value behind its kind, where these are always as many.
 _LENGTHS: Final = dict(zip(b"tbBUusIiLlfdDTV", (1, 1, 1, 2, 2, 2, 4, 4, 8, 8, 4, 8, 5, 8, 0), strict=True))
 _LONG: Final = ord("L")
@@ -54,7 +56,7 @@ def read_properties(raw: bytes) -> dict[str, Any]:
         def without() -> bytes:
             start = _find(raw, HEADERS)
             flags = int.from_bytes(raw[:2], "big") & ~HEADERS
-            return flags.to_bytes(2, "big") + raw[2:start] + raw[_skip(raw, start, "F") :]
+            return flags.to_bytes(2, "big") + raw[2:start] + raw[_skip(raw, start, (_TABLE,)) :]
 
         raw = _guarded("properties", without)
     return read_all(raw)
@@ -62,14 +64,15 @@ def read_properties(raw: bytes) -> dict[str, Any]:
 
 def read_property(raw: bytes, name: str) -> Any:
     """Return one property, None where it is not set or no such is known; the headers are skipped."""
-    flag, form = _FIELDS.get(name, (0, 0))
-    if not (raw[0] << 8 | raw[1]) & flag or form == "F":
+    flag, letter = PROPERTIES.get(name, (0, ""))
+    flags = raw[0] << 8 | raw[1]
+    if not flags & flag or letter == "F":
         return None
     try:
-        at = _find(raw, flag)
-        if form == "s":
+        at = _skip(raw, 2, _before(flags, flag))
+        if letter == "s":
             return raw[at + 1 : at + 1 + raw[at]].decode("utf-8", "surrogatepass")
-        return int.from_bytes(raw[at : at + form], "big")  # type: ignore[operator]
+        return int.from_bytes(raw[at : at + _STEPS[letter]], "big")
     except (UnicodeDecodeError, IndexError) as exc:
         raise DecodeError(f"{name}: {type(exc).__name__}") from None
 
@@ -104,7 +107,7 @@ def read_said(raw: bytes) -> bytes | None:
     entries = []
     try:
         at = _find(raw, HEADERS)
-        end = _skip(raw, at, "F")
+        end = _skip(raw, at, (_TABLE,))
         at += 4
         while at < end:
             value = at + 1 + raw[at]
@@ -162,21 +165,22 @@ def _guarded(what: str, read: Callable[[], Any]) -> Any:
 
 def _find(raw: bytes, flag: int) -> int:
     """Return where the property of ``flag`` begins. ``IndexError`` beyond the end."""
-    at = 2
-    for form in _before(raw[0] << 8 | raw[1], flag):
-        at = _skip(raw, at, form)
+    return _skip(raw, 2, _before(raw[0] << 8 | raw[1], flag))
+
+
+def _skip(raw: bytes, at: int, steps: Iterable[int]) -> int:
+    """Return where what follows values of these steps begins."""
+    for step in steps:
+        if step == _SHORT:
+            at += 1 + raw[at]
+        elif step == _TABLE:
+            at += 4 + int.from_bytes(raw[at : at + 4], "big")
+        else:
+            at += step
     return at
 
 
-def _skip(raw: bytes, at: int, form: str | int) -> int:
-    if form == "s":
-        return at + 1 + raw[at]
-    if form == "F":
-        return at + 4 + int.from_bytes(raw[at : at + 4], "big")
-    return at + form  # type: ignore[operator]
-
-
 @lru_cache(maxsize=1024)
-def _before(flags: int, flag: int) -> tuple[str | int, ...]:
-    """Return the forms of the properties that are set and stand before the one of ``flag``."""
-    return tuple(form for each, form in _FIELDS.values() if each & flags and each > flag)
+def _before(flags: int, flag: int) -> tuple[int, ...]:
+    """Return the steps over the properties that are set and stand before the one of ``flag``."""
+    return tuple(_STEPS[letter] for each, letter in PROPERTIES.values() if each & flags and each > flag)
