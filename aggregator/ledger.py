@@ -163,11 +163,7 @@ class AckWindow:
         """Whether a tag is unsettled."""
         return tag in self._unsettled
 
-    def deliver(self, tag: Any) -> None:
-        """Enter a tag that the broker has handed out."""
-        self._unsettled[tag] = None
-
-    def deliver_all(self, tags: Iterable[Any]) -> None:
+    def deliver(self, tags: Iterable[Any]) -> None:
         """Enter tags in the order in which the broker handed them out."""
         self._unsettled.update(dict.fromkeys(tags))
 

@@ -179,7 +179,7 @@ def run(args: argparse.Namespace, stages: Stages) -> int:
         buffer.feed(data)
         buffer.scan(1 << 20, (), arrivals.append)
         deliveries = [*map(partial(BatchedDelivery, link), arrivals)]
-        link.delivered_all([delivery.tag for delivery in deliveries])
+        link.delivered([delivery.tag for delivery in deliveries])
         return deliveries
 
     buffer = FrameBuffer()

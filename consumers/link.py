@@ -55,13 +55,9 @@ class ChannelLink:
 
     # ── the owner's part ──
 
-    def delivered(self, tag: Any) -> None:
-        """Enter a tag that has just come in."""
-        self._window.deliver(tag)
-
-    def delivered_all(self, tags: Iterable[Any]) -> None:
+    def delivered(self, tags: Iterable[Any]) -> None:
         """Enter tags in the order in which they came."""
-        self._window.deliver_all(tags)
+        self._window.deliver(tags)
 
     def perform(self, on_lag: Callable[[float], None]) -> int:
         """Send the settlements that were asked for; return how many deliveries they concern.

@@ -220,7 +220,7 @@ class Worker(ConsumerMixin):
             channel.auto_decode = False  # it would run any codec that a publisher names
             if hasattr(channel, "make_delivery"):  # the batched transport: the only object of a message
                 channel.make_delivery = partial(BatchedDelivery, link)
-                channel.on_deliveries = self._receive_all
+                channel.on_deliveries = self._take
                 channel.message_to_python = None
                 self._got = lambda raw: BatchedDelivery(link, raw.arrival)
             else:
@@ -320,16 +320,12 @@ class Worker(ConsumerMixin):
         return delivered_before(delivery) if delivery.redelivered else 0
 
     def _receive(self, message: Any) -> None:
-        """Take one message: only noted here, so that nothing can go wrong inside kombu's callback."""
-        if not self._amqp:
-            message = KombuDelivery(message, self._link)
-        self._link.delivered(message.tag)
-        self._inbox.append(message)
-        self._inbox_bytes += len(message.body)
+        """Take one message, as kombu hands it out."""
+        self._take([message if self._amqp else KombuDelivery(message, self._link)])
 
-    def _receive_all(self, deliveries: list[Any]) -> None:
-        """Take all that one read of the batched transport brought, as :meth:`_receive` takes one."""
-        self._link.delivered_all([delivery.tag for delivery in deliveries])
+    def _take(self, deliveries: list[Any]) -> None:
+        """Take messages: only noted here, so that nothing can go wrong inside another's callback."""
+        self._link.delivered([delivery.tag for delivery in deliveries])
         self._inbox += deliveries
         self._inbox_bytes += sum([len(delivery.body) for delivery in deliveries])
 

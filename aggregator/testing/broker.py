@@ -26,7 +26,7 @@ class OpenLink(Link, Protocol):
 
     channel: MemoryChannel
 
-    def delivered(self, tag: Any) -> None:
+    def delivered(self, tags: Iterable[Any]) -> None:
         """Enter a tag that has just come in."""
         ...
 
@@ -115,7 +115,7 @@ class QueueLink:
     def wake(self) -> None:
         """Nobody sleeps here."""
 
-    def delivered(self, tag: Any) -> None:
+    def delivered(self, tags: Iterable[Any]) -> None:
         """Nothing to note: each ack names its tag."""
 
     def perform(self, on_lag: Callable[[float], None]) -> int:  # noqa: ARG002 - there is no lag
@@ -197,7 +197,7 @@ class MemoryBroker:
             tag = next(channel.tags)
             delivery = message.delivery(link, tag)
             channel.unacked[tag] = (message, delivery)
-            link.delivered(tag)
+            link.delivered((tag,))
             found.append(delivery)
         return found
 

@@ -47,14 +47,15 @@ def test_ten_kills(stage, kind):
 ACK_ON_RECEIPT = """
 from consumers.worker import Worker
 
-receive = Worker._receive
+take = Worker._take
 
-def _receive(self, message):
-    receive(self, message)
-    self._link._channel.basic_ack(message.tag)
-    self._link._window.settle([message.tag])
+def _take(self, deliveries):
+    take(self, deliveries)
+    for delivery in deliveries:
+        self._link._channel.basic_ack(delivery.tag)
+        self._link._window.settle([delivery.tag])
 
-Worker._receive = _receive
+Worker._take = _take
 """
 
 

@@ -171,7 +171,7 @@ class Tags(RuleBasedStateMachine):
     @rule(count=st.integers(1, 6))
     def deliver(self, count):
         for _ in range(count):
-            self.window.deliver(self.next)
+            self.window.deliver((self.next,))
             self.unacked.append(self.next)
             self.next += 1
 

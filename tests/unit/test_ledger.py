@@ -152,7 +152,7 @@ def test_the_latest_are_remembered_however_often_they_were_published(numbers):
 def window(*tags, multiple=True):
     found = AckWindow(multiple=multiple)
     for tag in tags:
-        found.deliver(tag)
+        found.deliver((tag,))
     return found
 
 

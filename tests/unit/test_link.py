@@ -40,7 +40,7 @@ def opened(clock, channel=None, *, multiple=True, tags=10):
     link = ChannelLink(channel or Channel(), 1, multiple=multiple, wake=lambda: woken.append(1), clock=clock)
     link.woken = woken
     for tag in range(1, tags + 1):
-        link.delivered(tag)
+        link.delivered((tag,))
     return link
 
 

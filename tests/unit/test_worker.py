@@ -276,7 +276,7 @@ def sifting(pipeline, monkeypatch):
     pipeline.gathered = []
     pipeline.gather = lambda *, on: pipeline.gathered.append(on)
     worker = made("memory://", pipeline)
-    worker._link = SimpleNamespace(delivered=lambda tag: None, unsettled=0)
+    worker._link = SimpleNamespace(delivered=lambda tags: None, unsettled=0)
     monkeypatch.setattr(worker, "_settle", lambda: None)
     yield worker
     worker.close()
