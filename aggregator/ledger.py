@@ -148,16 +148,17 @@ class AckWindow:
 
     An ack with ``multiple`` settles every lower tag too: it is only used for tags below the oldest
     unsettled one. The tag acked is always one that is unsettled at the broker; another would
-    close the channel.
+    close the channel. ``waiting``: tags that were settled with ``hold``, and stand above an unsettled one.
     """
 
     def __init__(self, *, multiple: bool) -> None:
         self._multiple = multiple
         self._unsettled: dict[Any, None] = {}
+        self.waiting: list[Any] = []
 
     def __len__(self) -> int:
-        """How many tags are unsettled."""
-        return len(self._unsettled)
+        """How many tags the broker has not been sent an ack for."""
+        return len(self._unsettled) + len(self.waiting)
 
     def __contains__(self, tag: Any) -> bool:
         """Whether a tag is unsettled."""
@@ -167,19 +168,25 @@ class AckWindow:
         """Enter tags in the order in which the broker handed them out."""
         self._unsettled.update(dict.fromkeys(tags))
 
-    def settle(self, tags: Sequence[Any]) -> Acks:
-        """Settle tags for good; return the acks to send. Tags settled before are ignored."""
+    def settle(self, tags: Sequence[Any], *, hold: bool = False) -> Acks:
+        """Settle tags for good; return the acks to send. Tags settled before are ignored.
+
+        With ``hold`` those that would need an ack each wait for the next call: the unsettled ones below
+        them may be settled by then, and one ack is enough for all.
+        """
         unsettled = self._unsettled
         settled = [tag for tag in tags if unsettled.pop(tag, _UNKNOWN) is None]
-        if not self._multiple or len(settled) < 2:  # noqa: PLR2004
-            return Acks(None, settled)
+        if self.waiting:
+            settled, self.waiting = [*self.waiting, *settled], []
         oldest = next(iter(unsettled), None)
-        if oldest is None:
-            return Acks(max(settled), [])
-        below = [tag for tag in settled if tag < oldest]
-        if len(below) == len(settled):
-            return Acks(max(settled), [])
-        return Acks(max(below, default=None), [tag for tag in settled if tag > oldest])
+        above = [tag for tag in settled if tag > oldest] if self._multiple and oldest is not None else []
+        if above:
+            settled = [tag for tag in settled if tag < oldest]
+            if hold:
+                self.waiting, above = above, []
+        if not self._multiple or len(settled) + len(above) < 2:  # noqa: PLR2004
+            return Acks(None, [*settled, *above])
+        return Acks(max(settled, default=None), above)
 
     def give_back(self, tags: Sequence[Any]) -> list[Any]:
         """Take tags out that go back to the broker; return those that were unsettled."""

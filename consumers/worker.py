@@ -10,7 +10,7 @@ import os
 import select
 from contextlib import contextmanager, suppress
 from functools import partial
-from math import inf
+from math import ceil, inf
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -345,11 +345,11 @@ class Worker(ConsumerMixin):
         if not released and self._wait():
             self._read()
         self._hand_over()
-        self._settle()
+        self._settle(flush=released)
         return not released
 
-    def _settle(self) -> None:
-        self._link.perform(self._metrics.ack_lag_seconds.observe)
+    def _settle(self, *, flush: bool = False) -> None:
+        self._link.perform(self._metrics.ack_lag_seconds.observe, flush=flush)
         self._tick()
 
     def _part(self, consumers: list[Any]) -> None:
@@ -361,7 +361,7 @@ class Worker(ConsumerMixin):
             self._wakes.poll(POLL_SECONDS * 1000)
             self._drain_wakes()
             self._settle()
-        self._settle()
+        self._settle(flush=True)
 
     def _prepare_wait(self) -> None:
         if self._socket is not None:
@@ -386,7 +386,9 @@ class Worker(ConsumerMixin):
         return reading
 
     def _poll_socket(self) -> bool:
-        events = self._either.poll(TICK_SECONDS * 1000)
+        held = self._link.held_until - self._clock.monotonic()
+        # poll() counts in whole milliseconds: a part of one would be no wait at all
+        events = self._either.poll(max(0, ceil(min(TICK_SECONDS, held) * 1000)))
         return any(descriptor != self._wake_read for descriptor, _ in events)
 
     def _pending(self) -> bool:

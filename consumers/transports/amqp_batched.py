@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 from functools import partial
 from ssl import SSLWantReadError, SSLWantWriteError
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 import amqp
@@ -40,7 +41,7 @@ from consumers.transports.amqp_message import Message
 from consumers.transports.amqp_properties import read_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 #: Bytes of one read at most.
 READ_BYTES: Final = 256 * 1024
@@ -48,6 +49,10 @@ READ_BYTES: Final = 256 * 1024
 _DEFAULT_FRAME: Final = 131_072
 #: Where a header frame's payload has its flags, and flags that say: no properties.
 _FLAGS, _NO_PROPERTIES = 12, b"\0\0"
+#: ``basic.ack``: type, channel, size, class and method; then tag, the bit for multiple, the end octet.
+_OPENING: Final = Struct(">BHIHH")
+_ACK: Final = Struct(">QBB")
+_ACK_SIZE: Final = 13
 _WOULD_BLOCK: Final = (BlockingIOError, InterruptedError, SSLWantReadError, SSLWantWriteError)
 
 
@@ -65,6 +70,13 @@ class Channel(pyamqp.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.make_delivery = partial(Message, self)
+
+    def ack_many(self, delivery_tags: Iterable[int]) -> None:
+        """Ack messages one by one, in one write."""
+        opening = _OPENING.pack(METHOD, self.channel_id, _ACK_SIZE, *spec.Basic.Ack)
+        frames = [opening + _ACK.pack(tag, 0, 0xCE) for tag in delivery_tags]
+        self.connection.transport.write(b"".join(frames))
+        self.connection.bytes_sent += len(frames)  # py-amqp counts frames, and takes them for signs of life
 
     def message_to_python(self, raw_message: Any) -> Any:
         """Return a delivery as it is; what ``basic_get`` brought becomes kombu's message."""

@@ -176,27 +176,35 @@ class Tags(RuleBasedStateMachine):
             self.next += 1
 
     @rule(
-        which=st.randoms(use_true_random=False), share=st.sampled_from([0.2, 0.6, 1.0]), again=st.booleans()
+        which=st.randoms(use_true_random=False),
+        share=st.sampled_from([0.2, 0.6, 1.0]),
+        again=st.booleans(),
+        hold=st.booleans(),
     )
-    def settle(self, which, share, again):
-        tags = [tag for tag in self.unacked if which.random() < share]
+    def settle(self, which, share, again, hold):
+        tags = [tag for tag in self.unacked if which.random() < share and tag not in self.asked]
         which.shuffle(tags)
         asked = [*tags, *list(self.asked)[:2]] if again else tags
-        upto, singles = self.window.settle(asked)
+        upto, singles = self.window.settle(asked, hold=hold)
         assert upto is None or self.multiple
         self.asked |= set(tags)
         if upto is not None:
             assert upto in self.unacked, "406"
-            assert {tag for tag in self.unacked if tag <= upto} <= set(tags), "acked by the way"
+            assert {tag for tag in self.unacked if tag <= upto} <= self.asked, "acked by the way"
             self.unacked = [tag for tag in self.unacked if tag > upto]
         for tag in singles:
             assert tag in self.unacked, "406"
             self.unacked.remove(tag)
-        assert not set(tags) & set(self.unacked), "asked for, and not acked"
+        held = self.asked & set(self.unacked)
+        assert held == set(self.window.waiting), "asked for, and not acked"
+        if held:
+            assert hold
+            assert len(singles) <= 1 or not self.multiple
+            assert min(set(self.unacked) - self.asked) < min(held), "one ack would have been enough"
 
     @rule(which=st.randoms(use_true_random=False))
     def give_back(self, which):
-        tags = [tag for tag in self.unacked if which.random() < 0.3]
+        tags = [tag for tag in self.unacked if which.random() < 0.3 and tag not in self.asked]
         assert self.window.give_back([*tags, *self.asked]) == tags
         self.unacked = [tag for tag in self.unacked if tag not in tags]
         self.asked |= set(tags)

@@ -309,15 +309,15 @@ class Route(RuleBasedStateMachine):
         return ModelLink(channel, epoch, multiple=self.config["multiple"], clock=self.clock)
 
     @precondition(lambda self: any(self.workers))
-    @rule(number=st.integers(0, WORKERS - 1))
-    def perform(self, number):
+    @rule(number=st.integers(0, WORKERS - 1), flush=st.booleans())
+    def perform(self, number, flush):
         link = self.workers[number]
         if link is None:
             return
         if not self.pipeline.consuming:
             self.lose(link)
             return
-        link.perform(lambda seconds: self.faults.unless(seconds >= 0, "a negative lag"))
+        link.perform(lambda seconds: self.faults.unless(seconds >= 0, "a negative lag"), flush=flush)
 
     @precondition(lambda self: any(self.workers))
     @rule(number=st.integers(0, WORKERS - 1), noticed=st.booleans(), order=st.randoms(use_true_random=False))
@@ -491,7 +491,7 @@ class Route(RuleBasedStateMachine):
         for _ in range(400):
             before = self.progress()
             for number in range(WORKERS):
-                self.perform(number)
+                self.perform(number, flush=False)  # as time goes on, all that is held is sent
                 self.connect(number)
                 self.receive(number, 100)
             while self.flush_once():
@@ -525,7 +525,7 @@ class Route(RuleBasedStateMachine):
                 break
         assert self.pipeline.idle
         for number in range(WORKERS):
-            self.perform(number)
+            self.perform(number, flush=True)
 
     def check_end(self):
         self.nothing_went_wrong()

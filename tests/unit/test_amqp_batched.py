@@ -120,6 +120,14 @@ def test_an_ack_for_all_before_it_and_errors_that_are_logged():
         got[0].ack()
 
 
+def test_many_acks_are_one_write_of_the_same_frames():
+    made = client(*deliver(tag=7))
+    sent = made.connection.bytes_sent
+    made.connection.channels[1].ack_many([7, 2**63])
+    assert made.socket.sent == b"".join(method(1, spec.Basic.Ack, "Lb", tag, False) for tag in (7, 2**63))
+    assert made.connection.bytes_sent == sent + 2
+
+
 def test_a_consumer_without_acks_acks_nothing():
     made = client(*deliver())
     got = []
@@ -368,6 +376,40 @@ def test_a_program_makes_its_own_objects():
     assert received(*deliver(tag=5, redelivered=True), on=own) == [(5, 1)]
 
 
+def alike(*tags, **options):
+    return [frame for tag in tags for frame in deliver(tag=tag, **options)]
+
+
+@pytest.mark.parametrize(
+    ("frames", "together", "alone"),
+    [
+        (alike(1, 2, 3), [[1, 2, 3]], []),
+        (alike(1), [], [1]),
+        ([*alike(1, 2), *alike(3, consumer="d")], [], [1, 2, 3]),
+        ([*alike(1, 2), *alike(3, channel=2)], [], [1, 2, 3]),
+        ([*alike(1, 2), HEARTBEAT, *alike(3, 4)], [[1, 2], [3, 4]], []),
+    ],
+)
+def test_a_consumer_may_take_all_of_a_read_together(frames, together, alone):
+    """Where it is not for it alone, each goes to its own callback."""
+    made = client(*frames)
+    taken = []
+    made.connection.channels[1].on_deliveries = lambda found: taken.append([m.delivery_tag for m in found])
+    made.run()
+    assert taken == together
+    assert [event[2] for event in made.events if event[0] == "delivery"] == alone
+
+
+def test_what_comes_for_a_cancelled_consumer_is_not_taken_together():
+    made = client(*alike(1, 2))
+    taken = []
+    channel = made.connection.channels[1]
+    channel.on_deliveries = taken.append
+    del channel.callbacks["c"]
+    made.run()
+    assert taken == []
+
+
 @pytest.mark.parametrize("scheme", ["amqp-batched", "amqps-batched"])
 def test_the_schemes(scheme):
     register()
@@ -422,6 +464,44 @@ def test_a_delivery_says_what_the_standard_transports_does(names, headers):
         assert ours.basic_property(name) == theirs.basic_property(name)
     for name in ("a", "x-delivery-count", "b", "m\u00fc", "\ud800"):
         assert ours.header(name) == theirs.header(name)
+
+    assert ours.declared() == theirs.declared()
+
+
+SAID = {"b": "x", "a": 1, "long": 2**40, "t": {"n": [1, None, True, 1.5]}, "none": None}
+ADDED = {"x-delivery-count": 3, "x-death": [{"count": 1}]}
+
+
+def as_sent_again(headers):
+    """Return the properties as RabbitMQ sends them after a return: its own headers added, all sorted."""
+    return raw(application_headers=dict(sorted({**headers, **ADDED}.items())))
+
+
+@pytest.mark.parametrize("headers", [{}, SAID, {"x-own": 1}, {"a": "b" * 300}])
+def test_copies_of_a_message_say_the_same(headers):
+    first, again = (pair(each)[1] for each in (raw(application_headers=headers), as_sent_again(headers)))
+    assert first.said() == again.said()
+    assert bool(first.said()) == any(not name.startswith("x-") for name in headers)
+
+
+def test_one_number_has_two_names_on_the_wire():
+    ours, rabbitmqs = (
+        b"\x20\x00\x00\x00\x00\x0b\x01n" + kind + (5).to_bytes(8, "big") for kind in (b"L", b"l")
+    )
+    assert pair(ours)[1].said() == pair(rabbitmqs)[1].said()
+
+
+@pytest.mark.parametrize("other", [{"a": 2}, {"a": "1"}, {"b": 1}, {"a": 1, "b": 1}, {}])
+def test_what_says_something_else_is_another_message(other):
+    (one, two) = (pair(raw(application_headers=headers))[1] for headers in ({"a": 1}, other))
+    assert one.said() != two.said()
+
+
+@pytest.mark.parametrize("table", [b"\x00\x00\x00\x03\x01aZ", b"\x00\x00\x00\x09\x01aI\x00\x00\x00\x01"])
+def test_a_table_that_ends_somewhere_else_refuses_its_message(table):
+    delivery = BatchedDelivery(LINK, (1, b"c", 1, 0, b"\x00\x00", b"\x20\x00" + table, b"{}"))
+    with pytest.raises(MessageRefusedError):
+        delivery.said()
 
 
 def test_a_header_that_cannot_be_there_is_not_looked_for():

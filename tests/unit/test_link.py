@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from math import inf
 
 import pytest
 
 from aggregator.delivery import Settlement
 from aggregator.testing.clock import VirtualClock
 from aggregator.testing.memory import MemoryDelivery, MemoryLink
-from consumers.link import ChannelLink
+from consumers.link import HOLD_SECONDS, ChannelLink
 
 
 class Channel:
@@ -60,11 +61,35 @@ def test_one_ack_for_all_below_the_oldest_unsettled(clock):
     assert link.unsettled == 7
 
 
-def test_what_stands_above_an_unsettled_tag_is_acked_alone(clock):
+def test_what_stands_above_an_unsettled_tag_waits_and_one_ack_is_enough(clock):
+    link = opened(clock)
+    lags = []
+    link.settle(deliveries(link, 1, 2, 5, 4), Settlement.ACK)
+    link.perform(lags.append)
+    assert link._channel.sent == [("ack", 2, True)]
+    assert link.unsettled == 8
+    assert link.unsent
+    assert lags == []
+    clock.advance(HOLD_SECONDS / 2)
+    link.settle(deliveries(link, 3), Settlement.ACK)
+    link.perform(lags.append)
+    assert link._channel.sent[1:] == [("ack", 5, True)]
+    assert lags == pytest.approx([HOLD_SECONDS / 2, 0.0])
+    assert not link.unsent
+    assert link.held_until == inf
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_it_does_not_wait_for_ever(clock, flush):
     link = opened(clock)
     link.settle(deliveries(link, 1, 2, 5, 7), Settlement.ACK)
     link.perform(nothing)
+    assert link.held_until == clock.monotonic() + HOLD_SECONDS
+    if not flush:
+        clock.advance(HOLD_SECONDS)
+    link.perform(nothing, flush=flush)
     assert link._channel.sent == [("ack", 2, True), ("ack", 5, False), ("ack", 7, False)]
+    assert not link.unsent
 
 
 def test_a_tag_is_settled_once(clock):
@@ -101,7 +126,7 @@ def test_given_back_one_by_one(clock):
 def test_the_tag_of_another_link_is_never_used(clock):
     link = opened(clock)
     link.settle([*deliveries(MemoryLink(2), 1, 2), *deliveries(link, 3)], Settlement.ACK)
-    assert link.perform(nothing) == 1
+    assert link.perform(nothing, flush=True) == 1
     assert link._channel.sent == [("ack", 3, False)]
 
 
@@ -131,6 +156,14 @@ def test_the_lag_is_that_from_asking_to_sending(clock):
     lags = []
     link.perform(lags.append)
     assert lags == [0.25, 0.0]
+
+
+def test_the_lag_of_what_is_given_back_is_told_too(clock):
+    link = opened(clock)
+    link.settle(deliveries(link, 3), Settlement.GIVE_BACK)
+    lags = []
+    link.perform(lags.append)
+    assert lags == [0.0]
 
 
 def test_an_error_of_the_channel_goes_to_the_caller(clock):
