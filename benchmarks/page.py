@@ -72,7 +72,8 @@ def section(result: Mapping[str, Any], folder: Path, draw: Draw) -> Iterator[str
     """Make one target's part: tables, plots, where a peer is better, what failed."""
     target, found = result["target"], summary(result)
     yield f"## {TARGETS[target]}\n"
-    yield f"{result['count']:,} messages counted in a run, {result['rounds']} rounds.\n"
+    rounds = result["rounds"]
+    yield f"{result['count']:,} messages counted in a run, {rounds} round{'s' if rounds > 1 else ''}.\n"
     yield f"{table(result)}\n"
     for figure in FULL_SPEED[:2]:
         yield plot(folder / f"benchmarks-{target}-{figure[0]}.svg", figure, found, draw)
