@@ -68,16 +68,15 @@ class Ledger:
 
     def receive(self, delivery: Delivery) -> tuple[Recall, Delivery | None]:
         """Enter a delivery; return what is known of it, and the older copy where one is held."""
-        if not delivery.fingerprint:
+        if self.enter(delivery) or not delivery.fingerprint:
             return Recall.NEW, None
         key = hash(delivery.id)
-        if delivery.redelivered:
-            known = self._latest.get(key)
-            if known is None:
-                if delivery.fingerprint == self._settled.get(key, self._settled_before.get(key)):
-                    return Recall.SETTLED, None
-            elif known.fingerprint == delivery.fingerprint:
-                return self._recall(key, known, delivery)
+        known = self._latest.get(key)
+        if known is None:
+            if delivery.fingerprint == self._settled.get(key, self._settled_before.get(key)):
+                return Recall.SETTLED, None
+        elif known.fingerprint == delivery.fingerprint:
+            return self._recall(key, known, delivery)
         self._latest[key] = delivery
         return Recall.NEW, None
 
@@ -159,10 +158,6 @@ class AckWindow:
     def __len__(self) -> int:
         """How many tags the broker has not been sent an ack for."""
         return len(self._unsettled) + len(self.waiting)
-
-    def __contains__(self, tag: Any) -> bool:
-        """Whether a tag is unsettled."""
-        return tag in self._unsettled
 
     def deliver(self, tags: Iterable[Any]) -> None:
         """Enter tags in the order in which the broker handed them out."""

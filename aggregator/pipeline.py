@@ -394,9 +394,9 @@ class Pipeline:
     @property
     def _quiet(self) -> bool:
         """Whether all that was written is concluded, and the broker told: a crash takes none of it back."""
-        if self._hands or not self._outbox.isolation:
+        if not self._outbox.isolation:
             return not self._hands
-        return not (self._gathers or any(link.unsent for link in self._entrance.links))
+        return not (self._hands or self._gathers or any(link.unsent for link in self._entrance.links))
 
     def _nudge(self, now: float) -> None:
         """Wake a flush thread, unless one of those that sleep wakes in time by itself."""

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 SENTINEL_SECONDS = 5.0
 #: The word on items that nobody can ack: their links are lost.
 _GIVEN_BACK = Verdict(Fate.BLOCKED)
-#: Of the words on the documents of one group the worst decides over its deliveries.
 _batch_of = attrgetter("batch")
+#: Of the words on the documents of one group the worst decides over its deliveries.
 _BADNESS = {Fate.WRITTEN: 0, Fate.DUPLICATE: 1, Fate.DEAD_LETTER: 2, Fate.BLOCKED: 3}
 
 

@@ -17,7 +17,6 @@ import argparse
 import gc
 import logging
 import statistics
-import struct
 import time
 from collections import Counter, defaultdict
 from functools import partial
@@ -26,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 from amqp.basic_message import Message
-from amqp.serialization import dumps
 
 from aggregator import Aggregator, age, property_, size
 from aggregator.assembly import make_pipeline
@@ -38,13 +36,14 @@ from aggregator.making import Maker
 from aggregator.metrics import Metrics
 from aggregator.outbox import Outbox
 from aggregator.settlement import Settler
-from aggregator.sinks.base import Limits
 from aggregator.sinks.elasticsearch_answer import Rules
 from aggregator.sinks.elasticsearch_bulk import Actions
 from aggregator.testing.dead_letters import MemoryDeadLetters
+from benchmarks.open_groups import NullSink
 from consumers.delivery import BatchedDelivery
 from consumers.link import ChannelLink
 from consumers.transports.amqp_frames import FrameBuffer
+from tests.amqp_streams import deliver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,31 +82,19 @@ class Stages:
         setattr(owner, name, self.timed(stage, getattr(owner, name)))
 
 
-class Sink:
+class Sink(NullSink):
     """The Elasticsearch sink without the client: the store's answer is ready."""
-
-    limits = Limits()
 
     def __init__(self, stages: Stages) -> None:
         self._actions, self._rules = Actions("create"), Rules()
         self._parse = stages.timed("answer parsed", orjson.loads)
         self._answers: dict[int, bytes] = {}
 
-    def open(self) -> None:
-        """It is there."""
-
     def write(self, items: Any) -> Any:
         """Make the body, and match the answer with the items."""
         request = self._actions.request(items)
         ids = [item.id for item in items]
         return self._rules.verdicts(self._parse(self._answer(len(request.items))), ids)
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-    def where(self) -> str:
-        """Nowhere."""
-        return "nowhere"
 
     def _answer(self, count: int) -> bytes:
         if count not in self._answers:
@@ -140,11 +127,8 @@ def frames(number: int, args: argparse.Namespace) -> bytes:
         **({"application_headers": headers} if headers else {}),
     )
     properties = message._serialize_properties()  # type: ignore[no-untyped-call]  # noqa: SLF001
-    method = b"\0\x3c\0\x3c" + dumps("sLbss", ("amq.ctag-abcdef", number, False, "", "tasks"))
-    header = struct.pack(">HHQ", 60, 0, len(body)) + properties
     return b"".join(
-        struct.pack(">BHI", kind, 1, len(payload)) + payload + b"\xce"
-        for kind, payload in ((1, method), (2, header), (3, body))
+        deliver(tag=number, body=body, properties=properties, consumer="amq.ctag-abcdef", route=("", "tasks"))
     )
 
 

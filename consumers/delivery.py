@@ -9,7 +9,6 @@ from kombu.exceptions import DecodeError
 from aggregator.delivery import Delivery
 from aggregator.errors import MessageRefusedError
 from consumers.transports.amqp_properties import (
-    HEADERS,
     may_have_header,
     read_declared,
     read_headers,
@@ -113,24 +112,14 @@ class BatchedDelivery(Delivery):
 
     def basic_property(self, name: str) -> Any:
         """Return a property without looking at the others."""
-        try:  # a key may be read of each message: a call less
-            return read_property(self._raw, name)
-        except DecodeError as exc:
-            problem = str(exc)
-        raise MessageRefusedError("bad-properties", problem)
+        return _refusing(read_property, self._raw, name)
 
     def declared(self) -> tuple[Any, Any]:
         """Return content type and content encoding: asked of each message, and mostly known."""
-        try:
-            return read_declared(self._raw)
-        except DecodeError as exc:
-            problem = str(exc)
-        raise MessageRefusedError("bad-properties", problem)
+        return _refusing(read_declared, self._raw)  # type: ignore[no-any-return]
 
     def said(self) -> Hashable:
         """Return what its publisher's headers say, undecoded where that can be."""
-        if not self._raw[0] & HEADERS >> 8:
-            return b""
         said = read_said(self._raw)
         return super().said() if said is None else said
 
@@ -145,9 +134,9 @@ class BatchedDelivery(Delivery):
         return read_route(self._route, "backslashreplace")[1]
 
 
-def _refusing(read: Callable[..., Any], raw: bytes) -> Any:
+def _refusing(read: Callable[..., Any], raw: bytes, *arguments: str) -> Any:
     try:
-        return read(raw)
+        return read(raw, *arguments)
     except DecodeError as exc:
         problem = str(exc)
     raise MessageRefusedError("bad-properties", problem)

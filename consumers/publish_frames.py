@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 from amqp.exceptions import FrameSyntaxError
 from amqp.serialization import dumps
 
+from consumers.transports.amqp_frames import BODY, END, HEADER, METHOD, OVERHEAD
 from consumers.transports.amqp_properties import PROPERTIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _BASIC, _PUBLISH, _MANDATORY = 60, 40, 1
-_METHOD, _HEADER, _BODY, _END = 1, 2, 3, b"\xce"
-#: What a frame costs beside its payload, and what a header frame holds beside the properties.
-_FRAME_OVERHEAD, _HEADER_FIXED = 8, 12
+_END = bytes((END,))
+#: What a header frame holds beside the properties.
+_HEADER_FIXED = 12
 _KNOWN_ROUTES = 1024
 
 
@@ -62,7 +63,7 @@ class FrameEncoder:
 
     def __init__(self, channel_id: int, frame_max: int) -> None:
         self._channel_id = channel_id
-        self._chunk = frame_max - _FRAME_OVERHEAD
+        self._chunk = frame_max - OVERHEAD
         self._routes: dict[tuple[str, str], bytes] = {}
 
     def encode(self, exchange: str, routing_key: str, properties: Mapping[str, Any], body: bytes) -> bytes:
@@ -72,11 +73,11 @@ class FrameEncoder:
         if len(encoded) + _HEADER_FIXED > self._chunk:
             raise UnencodableError("headers-too-large", f"{len(encoded)} bytes of properties")
         size = len(body)
-        header = pack(">BHIHHQ", _HEADER, self._channel_id, len(encoded) + _HEADER_FIXED, _BASIC, 0, size)
+        header = pack(">BHIHHQ", HEADER, self._channel_id, len(encoded) + _HEADER_FIXED, _BASIC, 0, size)
         if not size:
             return b"".join((route, header, encoded, _END))
         if size <= self._chunk:
-            opening = pack(">BHI", _BODY, self._channel_id, size)
+            opening = pack(">BHI", BODY, self._channel_id, size)
             return b"".join((route, header, encoded, _END, opening, body, _END))
         return b"".join((route, header, encoded, _END, *self._pieces(body)))
 
@@ -87,7 +88,7 @@ class FrameEncoder:
             )
         except (StructError, TypeError, ValueError) as exc:
             raise UnencodableError("unencodable", type(exc).__name__) from None
-        frame: bytes = pack(">BHI", _METHOD, self._channel_id, len(payload)) + payload + _END
+        frame: bytes = pack(">BHI", METHOD, self._channel_id, len(payload)) + payload + _END
         if len(self._routes) >= _KNOWN_ROUTES:
             self._routes.clear()
         self._routes[exchange, routing_key] = frame
@@ -97,5 +98,5 @@ class FrameEncoder:
         parts: list[bytes] = []
         for start in range(0, len(body), self._chunk):
             piece = body[start : start + self._chunk]
-            parts += (pack(">BHI", _BODY, self._channel_id, len(piece)), piece, _END)
+            parts += (pack(">BHI", BODY, self._channel_id, len(piece)), piece, _END)
         return parts

@@ -272,9 +272,10 @@ class Worker(ConsumerMixin):
                 self._read()
             self._settle()
         try:
-            while self._get_suspects(channel):
+            more = True
+            while more:
+                more = self._get_suspects(channel)
                 self._await_verdicts()
-            self._await_verdicts()
         finally:
             self._pipeline.gather(on=False)
             turn.release()

@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import structlog
-
 from aggregator import sinks
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import ConfigurationError
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aggregator.config import Settings
-
-log = structlog.get_logger()
 
 
 def run(settings: Settings, argv: Sequence[str] | None = None) -> int:

@@ -27,7 +27,7 @@ class OpenLink(Link, Protocol):
     channel: MemoryChannel
 
     def delivered(self, tags: Iterable[Any]) -> None:
-        """Enter a tag that has just come in."""
+        """Enter tags that have just come in."""
         ...
 
     def perform(self, on_lag: Callable[[float], None]) -> int:

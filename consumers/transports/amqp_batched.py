@@ -28,6 +28,7 @@ from kombu.transport import pyamqp
 
 from consumers.transports.amqp_frames import (
     DELIVER,
+    END,
     GET_OK,
     HEADER,
     METHOD,
@@ -74,7 +75,7 @@ class Channel(pyamqp.Channel):
     def ack_many(self, delivery_tags: Iterable[int]) -> None:
         """Ack messages one by one, in one write."""
         opening = _OPENING.pack(METHOD, self.channel_id, _ACK_SIZE, *spec.Basic.Ack)
-        frames = [opening + _ACK.pack(tag, 0, 0xCE) for tag in delivery_tags]
+        frames = [opening + _ACK.pack(tag, 0, END) for tag in delivery_tags]
         self.connection.transport.write(b"".join(frames))
         self.connection.bytes_sent += len(frames)  # py-amqp counts frames, and takes them for signs of life
 

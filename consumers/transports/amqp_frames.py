@@ -27,8 +27,9 @@ DELIVER: Final = b"\x00\x3c\x00\x3c"
 GET_OK: Final = b"\x00\x3c\x00\x47"
 #: Octets of a frame beside its payload: type, channel and size before it, the end octet behind it.
 OVERHEAD: Final = 8
+#: The octet that ends each frame.
+END: Final = 0xCE
 
-_END: Final = 0xCE
 #: Where the exchange stands in the payload of ``basic.get-ok``, behind method, tag and bits.
 _GET_OK_ROUTE: Final = 13
 _BASIC: Final = 60
@@ -91,7 +92,7 @@ def scan(  # noqa: C901, PLR0911, PLR0912 - one loop without calls: this is what
         header_end = end + 8 + length
         if header_end >= size or length > limit:
             return at, frames, _missing_behind(buffer, end, limit)
-        if closed != _END or kind != HEADER or number != channel or length < _LEAST_HEADER:
+        if closed != END or kind != HEADER or number != channel or length < _LEAST_HEADER:
             return at, frames, 0
         if class_id != _BASIC or body_size > limit:
             return at, frames, 0
@@ -100,14 +101,14 @@ def scan(  # noqa: C901, PLR0911, PLR0912 - one loop without calls: this is what
             if size - header_end < OVERHEAD:
                 return at, frames, _missing_behind(buffer, header_end, limit)
             closed, kind, number, length = _read_body(buffer, header_end)
-            if closed != _END or kind != BODY or number != channel or length != body_size:
+            if closed != END or kind != BODY or number != channel or length != body_size:
                 return at, frames, 0
             last = header_end + 8 + length
             if last >= size:
                 return at, frames, last + 1 - size
         else:
             last = header_end
-        if buffer[last] != _END:
+        if buffer[last] != END:
             return at, frames, 0
 
         tag, bits = _tag_and_bits(buffer, consumer_end)
@@ -137,7 +138,7 @@ def missing(buffer: bytes, at: int, limit: int) -> int:
 
 def _missing_behind(buffer: bytes, end: int, limit: int) -> int:
     """Return how many bytes the frame behind an end octet lacks; 0 too where that octet is broken."""
-    return missing(buffer, end + 1, limit) if buffer[end] == _END else 0
+    return missing(buffer, end + 1, limit) if buffer[end] == END else 0
 
 
 def split_deliver(channel: int, payload: bytes, properties: bytes, body: bytes) -> Arrival | None:
@@ -229,6 +230,6 @@ class FrameBuffer:
             raise FrameError(f"a frame of {length} octets came; {limit} are possible")
         end = at + 7 + length
         self._at, self._missing = end + 1, -1
-        if buffer[end] != _END:
+        if buffer[end] != END:
             raise UnexpectedFrame(f"Received frame_end {buffer[end]:#04x} while expecting 0xce")
         return kind, channel, buffer[at + 7 : end]

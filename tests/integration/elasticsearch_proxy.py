@@ -120,3 +120,21 @@ def proxy(upstream=None, *, certificate=None, **more):
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def slow(upstream):
+    """Yield a proxy that answers bulk requests only once ``answer`` is set; ``asked`` tells of one."""
+    asked, answer = threading.Event(), threading.Event()
+
+    def change(*content):
+        asked.set()
+        answer.wait(60)
+        return content
+
+    with proxy(upstream, change=change) as made:
+        made.asked, made.answer = asked, answer
+        try:
+            yield made
+        finally:
+            answer.set()

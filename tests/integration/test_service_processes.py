@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import threading
 from collections import Counter
 from contextlib import closing
 
@@ -15,7 +14,7 @@ import pytest
 import requests
 
 from consumers.transports import register
-from tests.integration.elasticsearch_proxy import proxy
+from tests.integration.elasticsearch_proxy import slow
 from tests.servers.base import wait_for
 from tests.service import outgoing, publish
 
@@ -136,21 +135,14 @@ def test_a_signal_to_the_group_while_they_start(stage):
 @on_one_broker
 def test_the_second_signal_ends_all_at_once(stage):
     stage.publish(stage.numbered(range(40)))
-    asked, answer = threading.Event(), threading.Event()
-
-    def change(*content):
-        asked.set()
-        answer.wait(60)
-        return content
-
-    with proxy(stage.elasticsearch.url, change=change) as slow:
-        running = stage.start("--processes", "2", *SMALL, "--grace", "50s", sink=stage.sink(slow.url))
-        assert asked.wait(60)
+    with slow(stage.elasticsearch.url) as sink:
+        running = stage.start("--processes", "2", *SMALL, "--grace", "50s", sink=stage.sink(sink.url))
+        assert sink.asked.wait(60)
         running.send()
         running.wait_event("stopping")
         running.send()
         assert running.wait(10) == 1
-        answer.set()
+        sink.answer.set()
     assert "unacked messages go back to the broker" in running.last_words()
     stage.wait_counts("all given back", lambda counts: counts.ready == 40 and not counts.unacked)
 
@@ -283,17 +275,27 @@ def test_the_embedded_queue_until_it_is_empty(service, tmp_path):
     assert len(running.events("process_finished")) == 3
 
 
+#: The end of a user's sink: what it has written stands in a file, as :func:`noted` reads it.
+NOTE = """
+    with open("written", "ab") as notes:
+        notes.write(b"".join(item.document + b"\\n" for item in items))
+"""
 #: It says that it has a request, and writes it once it may.
-PATIENT = """
+PATIENT = (
+    """
 import os, pathlib, time
 
 def write(items):
     pathlib.Path(f"held-{os.getpid()}").touch()
     while not pathlib.Path("go").exists():
         time.sleep(0.01)
-    with open("written", "ab") as notes:
-        notes.write(b"".join(item.document + b"\\n" for item in items))
 """
+    + NOTE
+)
+
+
+def noted(folder):
+    return [orjson.loads(line)["number"] for line in (folder / "written").read_bytes().splitlines()]
 
 
 def test_until_empty_though_one_is_killed(service, tmp_path):
@@ -308,22 +310,22 @@ def test_until_empty_though_one_is_killed(service, tmp_path):
     (tmp_path / "go").touch()
     assert running.wait() == 0
     assert len(running.events("process_finished")) == 2
-    written = [orjson.loads(line)["number"] for line in (tmp_path / "written").read_bytes().splitlines()]
-    assert Counter(written) == Counter(range(1_000))
+    assert Counter(noted(tmp_path)) == Counter(range(1_000))
     assert running.output.startswith("default: 1000 written\n")
 
 
 #: It dies of one message, each time.
-MORTAL = """
+MORTAL = (
+    """
 import os
 
 def write(items):
     for item in items:
         if b'"number":7,' in item.document:
             os.kill(os.getpid(), 9)
-    with open("written", "ab") as notes:
-        notes.write(b"".join(item.document + b"\\n" for item in items))
 """
+    + NOTE
+)
 
 
 def test_a_message_that_kills_is_found_while_the_others_go_on(service, tmp_path):
@@ -332,7 +334,7 @@ def test_a_message_that_kills_is_found_while_the_others_go_on(service, tmp_path)
     flags = ("--sink", "function:mortal:write", "--isolate-at", "2", "--delivery-limit", "4")
     running = service(*flags, "--size", "20", "--until-empty", "--processes", "2", folder=tmp_path)
     assert running.wait() == 0
-    written = {orjson.loads(line)["number"] for line in (tmp_path / "written").read_bytes().splitlines()}
+    written = set(noted(tmp_path))
     assert written == set(range(300)) - {7}
     assert "1 dead_lettered" in running.output
     assert 2 <= len(running.events("process_died", cause="SIGKILL")) <= 8

@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections import Counter
-from contextlib import contextmanager
 
 import pytest
 
-from tests.integration.elasticsearch_proxy import proxy
+from tests.integration.elasticsearch_proxy import slow
 
 pytestmark = pytest.mark.integration
 #: The broker's version makes no difference.
 on_one_broker = pytest.mark.parametrize("rabbitmq", ["rabbitmq4"], indirect=True)
-
-
-@contextmanager
-def slow(stage):
-    """Elasticsearch that answers bulk requests only once ``answer`` is set; ``asked`` tells of one."""
-    asked, answer = threading.Event(), threading.Event()
-
-    def change(*content):
-        asked.set()
-        answer.wait(60)
-        return content
-
-    with proxy(stage.elasticsearch.url, change=change) as made:
-        made.asked, made.answer = asked, answer
-        try:
-            yield made
-        finally:
-            answer.set()
 
 
 def given_back(stage, ready):
@@ -61,7 +41,7 @@ def test_a_half_full_buffer_is_flushed(stage):
 
 def test_a_request_that_is_under_way_is_waited_for(stage):
     stage.publish(stage.numbered(range(25)))
-    with slow(stage) as sink:
+    with slow(stage.elasticsearch.url) as sink:
         running = stage.start("--size", "10", "--age", "60s", sink=stage.sink(sink.url))
         assert sink.asked.wait(60)
         running.send()
@@ -75,7 +55,7 @@ def test_a_request_that_is_under_way_is_waited_for(stage):
 
 def test_a_sink_too_slow_for_the_grace_loses_nothing(stage):
     stage.publish(stage.numbered(range(25)))
-    with slow(stage) as sink:
+    with slow(stage.elasticsearch.url) as sink:
         running = stage.start("--size", "10", "--age", "60s", "--grace", "1s", sink=stage.sink(sink.url))
         assert sink.asked.wait(60)
         assert running.stop() == 0
@@ -132,7 +112,7 @@ def test_before_elasticsearch_was_ever_there(stage):
 
 def test_a_second_signal_ends_it_at_once(stage):
     stage.publish(stage.numbered(range(25)))
-    with slow(stage) as sink:
+    with slow(stage.elasticsearch.url) as sink:
         running = stage.start("--size", "10", "--grace", "50s", sink=stage.sink(sink.url))
         assert sink.asked.wait(60)
         running.send()
