@@ -46,7 +46,7 @@ install_packages() {
 
 packages() {
   local package missing=()
-  for package in rabbitmq-server redis-server prometheus mmdebstrap; do
+  for package in rabbitmq-server redis-server prometheus tarantool chromium chromium-driver mmdebstrap; do
     installed "$package" || missing+=("$package")
   done
   command -v mvn >/dev/null || missing+=(maven)
