@@ -71,6 +71,8 @@ class Item:
     batch: Batch
     messages: int
     shared: Shared | None
+    #: To whom a push goes (:class:`aggregator.push.Address`); None for documents.
+    address: Any = None
     _json: Any
 
     @property

@@ -20,6 +20,8 @@ class Fate(Enum):
     """It stood there before: success, counted apart."""
     RETRY = "retry"
     """Not now: this item alone is sent again, after a pause."""
+    REFUSED = "refused"
+    """Never, and there is nothing to look into: a device whose token is dead. Its message is done."""
     DEAD_LETTER = "dead_letter"
     """Never: its messages go to the dead-letter queue with the reason."""
     BLOCKED = "blocked"

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 DIRECTION = """
     ending signals
     errors clock backoff breaker concurrency ledger standing ports sinks.base closed history
+    push
     importing schedule
     completion
     delivery correlation content gate request
