@@ -109,7 +109,7 @@ class Apns(Gateway):
 
     @property
     def first_streams(self) -> int:
-        """One, until the connection's first valid token."""
+        """Return one, until the connection's first valid token."""
         return min(1, self._streams)
 
     def opened(self, connection: Connection) -> None:

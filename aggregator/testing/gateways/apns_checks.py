@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import orjson
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aggregator.testing.gateways.exchange import Request
 
 #: Each reason with its status.
@@ -83,7 +85,7 @@ def of_path(request: Request) -> str:
 
 
 def of_headers(request: Request) -> str:
-    """Return the reason to refuse the headers that stand alone, and the token of the path."""
+    """Return the reason to refuse the token of the path, or a header by itself."""
     headers = request.headers
     if len(headers) != len(request.pairs) and _repeated(request):
         return "DuplicateHeaders"
@@ -95,6 +97,10 @@ def of_headers(request: Request) -> str:
         return "BadExpirationDate"
     if len(headers.get("apns-collapse-id", "").encode()) > _LONGEST_COLLAPSE_ID:
         return "BadCollapseId"
+    return _of_type(headers)
+
+
+def _of_type(headers: Mapping[str, str]) -> str:
     kind = headers.get("apns-push-type", "alert")
     if kind not in PUSH_TYPES:
         return "InvalidPushType"

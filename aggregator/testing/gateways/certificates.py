@@ -62,7 +62,9 @@ class Authority:
 
     def server(self) -> Path:
         """Write and return key and certificate for ``localhost`` and 127.0.0.1."""
-        names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))])
+        names = x509.SubjectAlternativeName(
+            [x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))]
+        )
         return self._issue(
             "server.pem",
             [x509.NameAttribute(NameOID.COMMON_NAME, "localhost")],

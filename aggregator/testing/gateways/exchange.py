@@ -59,6 +59,21 @@ class Pending:
     timer: asyncio.TimerHandle | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goaway:
+    """How a connection ends: streams above ``last_stream_id`` are not processed, the others answered first.
+
+    By default that is the highest stream seen, or the one ``behind`` streams before it. ``abrupt``: the
+    connection ends at once, and what was not answered is uncertain. ``code``: HTTP/2's error.
+    """
+
+    body: bytes
+    last_stream_id: int | None = None
+    behind: int = 0
+    code: int = 0
+    abrupt: bool = False
+
+
 class Connection(Protocol):
     """What a gateway tells a connection; in the gateway's own thread alone."""
 
@@ -75,8 +90,8 @@ class Connection(Protocol):
     def wait(self, pending: Pending, delay: float) -> None:
         """Answer after ``delay`` seconds."""
 
-    def goaway(self, body: bytes, last_stream_id: int | None, behind: int, code: int, *, abrupt: bool) -> None:
-        """End the connection; what is open up to ``last_stream_id`` is answered before."""
+    def goaway(self, how: Goaway) -> None:
+        """End the connection with a word."""
 
     def drop(self) -> None:
         """End the connection at once, without a word."""
@@ -85,11 +100,17 @@ class Connection(Protocol):
 class Host(Protocol):
     """What a connection asks of its gateway."""
 
-    #: The limit of streams that a new connection announces.
-    first_streams: int
     settings: dict[int, int]
-    #: Whether flow control windows are given back.
-    window_updates: bool
+    #: Seconds after which a connection without requests is ended.
+    idle: float
+
+    @property
+    def first_streams(self) -> int:
+        """The limit of streams that a new connection is told."""
+
+    @property
+    def window_updates(self) -> bool:
+        """Whether flow control windows are given back."""
 
     def opened(self, connection: Connection) -> None:
         """Note a connection."""

@@ -21,7 +21,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
-from aggregator.testing.gateways.exchange import Answer, Pending, Request
+from aggregator.testing.gateways.exchange import Answer, Goaway, Pending, Request
 from aggregator.testing.gateways.journal import ANSWERED
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _NO_LIMIT = 2**31 - 1
 class _Announced(Settings):
     """Settings whose limit of streams is told, and not enforced by h2, which would end the connection."""
 
-    max_concurrent_streams = _NO_LIMIT  # type: ignore[assignment]
+    max_concurrent_streams = _NO_LIMIT
 
 
 class Http2Connection(asyncio.Protocol):
@@ -68,11 +68,14 @@ class Http2Connection(asyncio.Protocol):
         self._host.opened(self)
         self._http2.initiate_connection()
         self._flush()
+        self._idle_since = self._loop.time()
+        self._watch()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         """Give up what is open; what was decided is delivered, though nobody was told."""
         for entry in list(self._open.values()):
             self._forget(entry, "lost")
+        self._watching.cancel()
         self._host.closed(self)
 
     def data_received(self, data: bytes) -> None:
@@ -109,24 +112,21 @@ class Http2Connection(asyncio.Protocol):
         else:
             self._finish(pending)
 
-    def goaway(self, body: bytes, last_stream_id: int | None, behind: int, code: int, *, abrupt: bool) -> None:
-        """Send GOAWAY: streams above ``last_stream_id`` are not processed, the others are answered first.
-
-        By default that is the highest stream seen, or the one ``behind`` streams before it. ``abrupt``:
-        the connection ends at once, and nothing more is answered.
-        """
+    def goaway(self, how: Goaway) -> None:
+        """Send GOAWAY; from now on no further stream is cared for."""
         if self._ending:
             return
-        if last_stream_id is None:
-            last_stream_id = max(0, self._http2.highest_inbound_stream_id - 2 * behind)
-        frame = GoAwayFrame(0, last_stream_id=last_stream_id, error_code=code, additional_data=body)
-        # h2 would refuse to answer anything after its own GOAWAY
+        last = how.last_stream_id
+        if last is None:
+            last = max(0, self._http2.highest_inbound_stream_id - 2 * how.behind)
+        frame = GoAwayFrame(0, last_stream_id=last, error_code=how.code, additional_data=how.body)
+        # by hand: h2 would refuse to answer anything after its own GOAWAY
         self._flush()
         self._transport.write(frame.serialize())
-        self._last, self._ending = last_stream_id, True
-        for stream in [stream for stream in self._open if stream > last_stream_id]:
+        self._last, self._ending = last, True
+        for stream in [stream for stream in self._open if stream > last]:
             self._forget(self._open[stream], "goaway")
-        if abrupt:
+        if how.abrupt:
             self._transport.close()
         self._end_if_done()
 
@@ -134,16 +134,23 @@ class Http2Connection(asyncio.Protocol):
         """End it at once, without a word."""
         self._transport.abort()
 
+    def _watch(self) -> None:
+        """End a connection that has had no requests for too long."""
+        left = self._host.idle - (self._loop.time() - self._idle_since)
+        if left <= 0 and not self._open:
+            self.goaway(Goaway(body=self._host.goaway_body("IdleTimeout")))
+        self._watching = self._loop.call_later(left if left > 0 else self._host.idle, self._watch)
+
     def _take(self, event: Event) -> None:
         match event:
             case RequestReceived():
-                self._begin(cast("int", event.stream_id), cast("Any", event.headers))
+                self._begin(event.stream_id, cast("Any", event.headers))
             case DataReceived():
-                self._receive(cast("int", event.stream_id), event)
+                self._receive(event.stream_id, event)
             case StreamEnded():
-                self._complete(cast("int", event.stream_id))
+                self._complete(event.stream_id)
             case StreamReset():
-                if entry := self._open.get(cast("int", event.stream_id)):
+                if entry := self._open.get(event.stream_id):
                     self._forget(entry, "cancelled")
             case SettingsAcknowledged():
                 if self._limits:
@@ -152,6 +159,7 @@ class Http2Connection(asyncio.Protocol):
     def _begin(self, stream: int, headers: list[tuple[str, str]]) -> None:
         if stream > self._last:
             return
+        self._idle_since = self._loop.time()
         request = Request(headers, stream, self)
         if len(self._open) >= self._limit:
             self._host.note(_unjudged(request), "refused")
@@ -191,7 +199,7 @@ class Http2Connection(asyncio.Protocol):
         elif fault == "goaway":
             processed = pending.rule is not None and pending.rule.processed
             body = self._host.goaway_body("Shutdown")
-            self.goaway(body, stream if processed else stream - 2, 0, 0, abrupt=False)
+            self.goaway(Goaway(body=body, last_stream_id=stream if processed else stream - 2))
             if processed:
                 self._answer(pending)
         else:
@@ -224,7 +232,9 @@ class Http2Connection(asyncio.Protocol):
                     del self._bodies[stream]  # the client has reset it
                     break
                 room = min(
-                    self._http2.local_flow_control_window(stream), self._http2.max_outbound_frame_size, len(body)
+                    self._http2.local_flow_control_window(stream),
+                    self._http2.max_outbound_frame_size,
+                    len(body),
                 )
                 if room <= 0:
                     break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from threading import Condition
 from typing import TYPE_CHECKING, Any, overload
 
@@ -52,9 +52,11 @@ class Entry:
         return self.status == 200  # noqa: PLR2004 - HTTP's OK
 
     def to_json(self) -> bytes:
-        """Return the entry as one line, its payload as text."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return orjson.dumps(fields | {"payload": self.payload.decode(errors="replace")}) + b"\n"
+        """Return the entry as one line, its payload as text, without the sender's token."""
+        shown: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        shown["payload"] = self.payload.decode(errors="replace")
+        shown["headers"] = {name: value for name, value in self.headers.items() if name != "authorization"}
+        return orjson.dumps(shown) + b"\n"
 
 
 class Journal(Sequence[Entry]):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aggregator.units import parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
 #: What can happen to a request instead of an answer.
 FAULTS = ("rst", "cut", "silence", "drop", "goaway")
@@ -98,7 +98,7 @@ class Acting(Protocol):
 
     def goaway(
         self,
-        reason: str = "",
+        reason: str = "Shutdown",
         *,
         last_stream_id: int | None = None,
         behind: int = 0,
@@ -173,7 +173,7 @@ class Script:
         """Forget all rules; latency and limits stay."""
         self._replace(())
 
-    def goaway(self, reason: str = "", **how: Any) -> None:
+    def goaway(self, reason: str = "Shutdown", **how: Any) -> None:
         """Send GOAWAY on all connections, see the gateway's own ``goaway``."""
         self._acting.goaway(reason, **how)
 
@@ -236,7 +236,7 @@ class Script:
         return self._latency
 
     def _fits(self, place: int, rule: Rule, token: str) -> bool:
-        if rule.token and rule.token != token or not token.startswith(rule.prefix):
+        if (rule.token and rule.token != token) or not token.startswith(rule.prefix):
             return False
         if rule.times and self._hits[place] >= rule.times:
             return False
@@ -248,7 +248,7 @@ class Script:
         return rule.share >= 1 or self._drawn(place, rule.share, token)
 
     def _drawn(self, place: int, share: float, token: str) -> bool:
-        hits = self._hits_of[place, token] if (place, token) in self._hits_of else 0
+        hits = self._hits_of.get((place, token), 0)
         text = f"{self._seed}\0{place}\0{hits}\0{token}".encode()
         if int.from_bytes(blake2b(text, digest_size=8).digest()) >= share * 2**64:
             return False

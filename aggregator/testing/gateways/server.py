@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.testing.gateways.certificates import Authority
-from aggregator.testing.gateways.exchange import Answer, Pending
+from aggregator.testing.gateways.exchange import Answer, Goaway, Pending
 from aggregator.testing.gateways.http2 import Http2Connection
 from aggregator.testing.gateways.journal import Entry, Journal
 from aggregator.testing.gateways.script import Script
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from aggregator.clock import Clock
     from aggregator.testing.gateways.exchange import Connection, Request
@@ -59,7 +59,9 @@ class Gateway:
 
     #: Reasons that a script may ask for, with their status.
     reasons: dict[str, int]
-    alpn = ["h2"]
+    alpn: tuple[str, ...] = ("h2",)
+    #: Seconds after which a connection without requests is ended.
+    idle: float = 3600
     settings: dict[int, int]
 
     def __init__(
@@ -161,11 +163,12 @@ class Gateway:
         before it) are not processed; the others are answered, then the connection ends. ``abrupt``: it
         ends at once, and what was not answered is uncertain. ``code``: the HTTP/2 error.
         """
+        body = self.goaway_body(reason)
+        how = Goaway(body=body, last_stream_id=last_stream_id, behind=behind, code=code, abrupt=abrupt)
 
         def act() -> None:
             for connection in list(self._connections):
-                body = self.goaway_body(reason)
-                connection.goaway(body, last_stream_id, behind, code, abrupt=abrupt)
+                connection.goaway(how)
 
         self._call(act)
 
@@ -205,8 +208,12 @@ class Gateway:
         """Return what speaks the protocol that was agreed on; None ends the connection."""
         if agreed != "h2":
             return None
+        return Http2Connection(self, self.next_number())
+
+    def next_number(self) -> int:
+        """Return a number for a new connection."""
         self._numbers += 1
-        return Http2Connection(self, self._numbers)
+        return self._numbers
 
     def opened(self, connection: Connection) -> None:
         """Note a connection."""
@@ -267,7 +274,7 @@ class Gateway:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(self.authority.server())
-        context.set_alpn_protocols(self.alpn)
+        context.set_alpn_protocols(list(self.alpn))
         return context
 
     def _call(self, act: Callable[[], None]) -> None:
@@ -275,7 +282,7 @@ class Gateway:
         if self._loop is None:
             return
 
-        async def run() -> None:  # noqa: RUF029 - what run_coroutine_threadsafe takes
+        async def run() -> None:
             act()
 
         try:
