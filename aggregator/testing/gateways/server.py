@@ -6,9 +6,11 @@ import asyncio
 import ssl
 from concurrent.futures import TimeoutError as LateError
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
+from weakref import finalize
 
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.testing.gateways.certificates import Authority
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from aggregator.testing.gateways.exchange import Connection, Request
     from aggregator.testing.gateways.script import Latency, Rule
 
-T = TypeVar("T")
 #: Seconds within which the gateway's thread has to answer.
 _PATIENCE = 10
 _DELIVERED = 200
@@ -82,15 +83,16 @@ class Gateway:
             raise ValueError(f"journal_limit is {journal_limit}; at least 1 is needed")
         self.clock = clock
         self._port = port
-        self._temporary = None if folder else TemporaryDirectory(prefix="gateway-")
-        self.folder = Path(folder or self._temporary.name)  # type: ignore[union-attr]
+        self.script = Script(self, self.reasons, seed=seed, latency=latency)
+        self._streams = _checked(streams)
+        self.folder = Path(folder or mkdtemp(prefix="gateway-"))
+        # whoever does not start it need not stop it
+        self._cleanup = None if folder else finalize(self, rmtree, self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.authority = Authority(self.folder)
         self.ca = self.authority.ca
         self.journal = Journal(journal_limit, Path(journal) if journal else None)
-        self.script = Script(self, self.reasons, seed=seed, latency=latency)
         self.faults: list[str] = []
-        self._streams = _checked(streams)
         self._connections: set[Connection] = set()
         self._numbers = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -103,7 +105,7 @@ class Gateway:
         self._thread.start()
         ready.wait(_PATIENCE)
         if self._failure:
-            self._cleanup()
+            self._close()
             raise self._failure
         return self
 
@@ -112,7 +114,7 @@ class Gateway:
         if self._loop:
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(_PATIENCE)
-        self._cleanup()
+        self._close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -317,10 +319,10 @@ class Gateway:
                 connection.drop()
             await asyncio.sleep(0.01)
 
-    def _cleanup(self) -> None:
+    def _close(self) -> None:
         self.journal.close()
-        if self._temporary:
-            self._temporary.cleanup()
+        if self._cleanup:
+            self._cleanup()
 
 
 def _checked(streams: Any) -> int:
