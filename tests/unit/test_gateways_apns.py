@@ -43,9 +43,9 @@ def client(apns):
         yield client
 
 
-def connect(apns, **headers):
-    given = {"authorization": f"bearer {provider_token(apns)}", "apns_topic": TOPIC}
-    return Http2Client(apns, **(given | headers))
+def connect(apns, issued=None):
+    token = provider_token(apns, iat=issued or int(time.time()))
+    return Http2Client(apns, authorization=f"bearer {token}", apns_topic=TOPIC)
 
 
 def test_a_right_push_is_an_empty_200_that_ends_with_its_headers(client):
@@ -142,13 +142,10 @@ def test_each_fault_of_a_token(apns, client, reason, claims):
 
 def test_a_token_grows_stale_while_it_is_in_use():
     clock = Wall()
-    with Apns(clock=clock) as apns:
-        with Http2Client(
-            apns, authorization=f"bearer {provider_token(apns, iat=clock.now)}", apns_topic="a"
-        ) as client:
-            assert client.push().status == 200
-            clock.now += 3601
-            assert client.push().document == {"reason": "ExpiredProviderToken"}
+    with Apns(clock=clock) as apns, connect(apns, clock.now) as client:
+        assert client.push().status == 200
+        clock.now += 3601
+        assert client.push().document == {"reason": "ExpiredProviderToken"}
 
 
 def test_too_many_new_tokens_within_20_minutes():
@@ -236,7 +233,11 @@ def test_the_journal_says_what_came(apns, client):
     client.push(apns_id="123e4567-e89b-12d3-a456-426614174000", apns_priority="5")
     client.push("zz")
     first, second = apns.journal.wait(2)
-    assert (first.token, first.apns_id, first.payload) == (TOKEN, "123e4567-e89b-12d3-a456-426614174000", PAYLOAD)
+    assert (first.token, first.apns_id, first.payload) == (
+        TOKEN,
+        "123e4567-e89b-12d3-a456-426614174000",
+        PAYLOAD,
+    )
     assert (first.status, first.outcome, first.headers["apns-priority"]) == (200, "answered", "5")
     assert first.document == {"aps": {"alert": "hello"}}
     assert (second.status, second.reason, second.connection) == (400, "BadDeviceToken", first.connection)

@@ -72,9 +72,8 @@ class Http2Connection(asyncio.Protocol):
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
-        """Give up what is open; what was decided is delivered, though nobody was told."""
-        for entry in list(self._open.values()):
-            self._forget(entry, "lost")
+        """Give up what is open."""
+        self._lose()
         self._watching.cancel()
         self._host.closed(self)
 
@@ -85,7 +84,7 @@ class Http2Connection(asyncio.Protocol):
                 self._take(event)
         except ProtocolError:
             self._flush()
-            self._transport.close()
+            self._end()
             return
         self._pump()
         self._flush()
@@ -127,8 +126,9 @@ class Http2Connection(asyncio.Protocol):
         for stream in [stream for stream in self._open if stream > last]:
             self._forget(self._open[stream], "goaway")
         if how.abrupt:
-            self._transport.close()
-        self._end_if_done()
+            self._end()
+        else:
+            self._end_if_done()
 
     def drop(self) -> None:
         """End it at once, without a word."""
@@ -260,7 +260,18 @@ class Http2Connection(asyncio.Protocol):
     def _end_if_done(self) -> None:
         if self._ending and not self._open and not self._bodies and not self._transport.is_closing():
             self._flush()
-            self._loop.call_later(_LINGER, self._transport.close)
+            self._loop.call_later(_LINGER, self._end)
+
+    def _end(self) -> None:
+        """Close, as TLS does it; who does not close its own side within a moment is cut off."""
+        self._lose()
+        self._transport.close()
+        self._loop.call_later(_LINGER, self._transport.abort)
+
+    def _lose(self) -> None:
+        """Write down what is open: what was decided is delivered, though nobody was told."""
+        for entry in list(self._open.values()):
+            self._forget(entry, "lost")
 
     def _flush_soon(self) -> None:
         """Write once for all that is answered in the same turn of the loop."""

@@ -85,12 +85,12 @@ class Rule:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that are set, as ``parse`` takes them."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        shown = {name: value for name, value in given.items() if value != getattr(_PLAIN, name)}
+        shown = {field.name: getattr(self, field.name) for field in fields(self)}
+        shown = {name: value for name, value in shown.items() if value != _DEFAULTS[name]}
         return shown | {name: f"{shown[name]}s" for name in ("latency", "retry_after") if name in shown}
 
 
-_PLAIN = Rule(latency=0)
+_DEFAULTS = {field.name: field.default for field in fields(Rule)}
 
 
 class Acting(Protocol):
@@ -140,10 +140,7 @@ class Script:
 
     @latency.setter
     def latency(self, value: Latency) -> None:
-        low, high = value if isinstance(value, tuple) else (value, value)
-        if not 0 <= low <= high:
-            raise ValueError(f"latency is {value}; seconds from 0 are needed, or two, the smaller one first")
-        self._latency = value
+        self._latency = _checked(value)
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -199,11 +196,14 @@ class Script:
         rules = tuple(Rule.parse(one) for one in _list(data.get("rules", [])))
         for rule in rules:
             self._check(rule)
-        latency = _latency(data["latency"]) if "latency" in data else self._latency
+        latency = _checked(_latency(data["latency"])) if "latency" in data else self._latency
+        window_updates = data.get("window_updates", self.window_updates)
+        if not isinstance(window_updates, bool):
+            raise ValueError(f"window_updates is {window_updates!r}; true or false is needed")  # noqa: TRY004 - as all
         if "streams" in data:
             self._acting.set_streams(data["streams"])
         self.latency = latency
-        self.window_updates = bool(data.get("window_updates", self.window_updates))
+        self.window_updates = window_updates
         if "rules" in data:
             self._replace(rules)
 
@@ -275,7 +275,17 @@ def _list(value: Any) -> list[Any]:
 
 
 def _latency(value: Any) -> Latency:
-    if isinstance(value, list):
-        low, high = (parse_duration(one) for one in value)
-        return low, high
-    return parse_duration(value)
+    try:
+        if isinstance(value, list):
+            low, high = value
+            return parse_duration(low), parse_duration(high)
+        return parse_duration(value)
+    except ValueError as exc:
+        raise ValueError(f"latency is a duration, or a list of two: {exc}") from None
+
+
+def _checked(latency: Latency) -> Latency:
+    low, high = latency if isinstance(latency, tuple) else (latency, latency)
+    if not 0 <= low <= high:
+        raise ValueError(f"latency is {latency}; seconds from 0 are needed, or two, the smaller one first")
+    return latency
