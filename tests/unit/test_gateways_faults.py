@@ -122,9 +122,11 @@ def test_rst_stream(apns, script, client, code):
 
 
 def test_a_cut_answer_has_a_status_and_no_end(script, client):
-    script.fault("cut", token=TOKEN, processed=True)
-    answer = client.push()
-    assert (answer.status, answer.reset, answer.ended) == (200, 2, False)
+    script.fault("cut", token=TOKEN, processed=True, times=1)
+    script.fault("cut", token=TOKEN)
+    for status in (200, 500):
+        answer = client.push()
+        assert (answer.status, answer.reset, answer.ended) == (status, 2, False)
 
 
 def test_silence_holds_one_stream_alone(apns, script, client):

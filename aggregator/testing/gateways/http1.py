@@ -122,7 +122,7 @@ class Http1Connection(asyncio.Protocol):
         headers = [*answer.headers, ("content-length", str(length))]
         if self._ending:
             headers.append(("connection", "close"))
-        told = self._http1.send(h11.Response(status_code=answer.status or 200, headers=headers))
+        told = self._http1.send(h11.Response(status_code=answer.status or 500, headers=headers))
         if not cut:
             told = (told or b"") + (self._http1.send(h11.Data(data=body)) or b"")
             told += self._http1.send(h11.EndOfMessage()) or b""

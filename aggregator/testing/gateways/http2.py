@@ -222,7 +222,9 @@ class Http2Connection(asyncio.Protocol):
 
     def _headers(self, stream: int, pending: Pending, *, ends: bool) -> None:
         answer = pending.answer
-        self._http2.send_headers(stream, [(":status", str(answer.status)), *answer.headers], end_stream=ends)
+        # one that was never processed has none; it is cut, so an error stands for it
+        status = str(answer.status or 500)
+        self._http2.send_headers(stream, [(":status", status), *answer.headers], end_stream=ends)
 
     def _pump(self) -> None:
         """Send of the bodies what the client's windows let through."""
