@@ -121,7 +121,8 @@ class Http2Client:
 
     def until(self, condition):
         while not condition():
-            assert not self.closed, "the connection has ended"
+            if self.closed:
+                raise ConnectionError("it has ended")
             self.read()
 
     def wait(self, stream):

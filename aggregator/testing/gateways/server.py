@@ -175,13 +175,15 @@ class Gateway:
         self._call(act)
 
     def drop(self) -> None:
-        """End all connections without a word."""
+        """End all connections without a word; return when they are gone."""
+        dropped: set[Connection] = set()
 
         def act() -> None:
-            for connection in list(self._connections):
+            dropped.update(self._connections)
+            for connection in dropped:
                 connection.drop()
 
-        self._call(act)
+        self._call(act, lambda: not dropped & self._connections)
 
     def set_streams(self, count: int) -> None:
         """Tell all connections, and those to come, a new limit of streams."""
@@ -279,13 +281,15 @@ class Gateway:
         context.set_alpn_protocols(list(self.alpn))
         return context
 
-    def _call(self, act: Callable[[], None]) -> None:
+    def _call(self, act: Callable[[], None], done: Callable[[], bool] = lambda: True) -> None:
         """Do it in the gateway's thread, and wait until it is done."""
         if self._loop is None:
             return
 
         async def run() -> None:
             act()
+            while not done():  # noqa: ASYNC110 - some turns of the loop, no waiting
+                await asyncio.sleep(0)
 
         try:
             asyncio.run_coroutine_threadsafe(run(), self._loop).result(_PATIENCE)
