@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BUILD = Path(__file__).parent / "build"
-GO = {"sink": Path(__file__).parent / "sink", "go": PEERS / "go", "telegraf": PEERS / "telegraf"}
+HERE = Path(__file__).parent
+GO = {"sink": HERE / "sink", "gateway": HERE / "gateway", "go": PEERS / "go", "telegraf": PEERS / "telegraf"}
 MAVEN = {"spring": PEERS / "spring", "camel": PEERS / "camel"}
 PYTHON = PEERS / "requirements.txt"
 

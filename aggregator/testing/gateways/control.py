@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from aggregator.testing.gateways.server import Gateway
 
 _MOST = 1000
+#: Seconds within which it notices that it shall end.
+_TICK = 0.02
 
 
 class Control:
@@ -26,7 +28,7 @@ class Control:
         handler = type("Handler", (_Handler,), {"gateway": gateway})
         self._server = ThreadingHTTPServer(("127.0.0.1", port), cast("type[_Handler]", handler))
         self._server.daemon_threads = True
-        self._thread = Thread(target=self._server.serve_forever, name="control", daemon=True)
+        self._thread = Thread(target=self._server.serve_forever, args=(_TICK,), name="control", daemon=True)
         self._thread.start()
 
     @property

@@ -39,6 +39,21 @@ class _Announced(Settings):
     max_concurrent_streams = _NO_LIMIT
 
 
+class _Http2(H2Connection):
+    """Looks through all streams for those that are over now and then, not at every new one."""
+
+    _enough = 100
+
+    @property
+    def open_inbound_streams(self) -> int:
+        """Return how many are open if it has counted, 0 otherwise: nobody here asks for the number."""
+        if len(self.streams) < self._enough:
+            return 0
+        count = super().open_inbound_streams
+        self._enough = 100 + 2 * len(self.streams)
+        return count
+
+
 class Http2Connection(asyncio.Protocol):
     """Keeps to what was announced: a stream above the acknowledged limit is refused, and only that one."""
 
@@ -55,7 +70,7 @@ class Http2Connection(asyncio.Protocol):
         self._last = _NO_LIMIT  # the last stream that is cared for
         self._ending = False
         self._flushing = False
-        self._http2 = H2Connection(_CONFIG)
+        self._http2 = _Http2(_CONFIG)
         values = host.settings | {SettingCodes.MAX_CONCURRENT_STREAMS: host.first_streams}
         self._http2.local_settings = _Announced(
             client=False, initial_values=cast("dict[SettingCodes, int]", values)
@@ -150,6 +165,7 @@ class Http2Connection(asyncio.Protocol):
             case StreamEnded():
                 self._complete(event.stream_id)
             case StreamReset():
+                self._bodies.pop(event.stream_id, None)
                 if entry := self._open.get(event.stream_id):
                     self._forget(entry, "cancelled")
             case SettingsAcknowledged():
@@ -230,9 +246,6 @@ class Http2Connection(asyncio.Protocol):
         """Send of the bodies what the client's windows let through."""
         for stream in list(self._bodies):
             while body := self._bodies.get(stream):
-                if self._http2.streams.get(stream) is None:
-                    del self._bodies[stream]  # the client has reset it
-                    break
                 room = min(
                     self._http2.local_flow_control_window(stream),
                     self._http2.max_outbound_frame_size,
