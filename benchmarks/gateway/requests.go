@@ -40,6 +40,10 @@ func (one *stream) decideApns(g *gateway, how *behaviour, now time.Time) time.Du
 	if len(one.apnsID) == 0 {
 		one.apnsID = newID()
 	}
+	if len(token) == 0 { // how a sender tries its connection; nobody's push
+		one.answer = answer{status: 400, reason: "MissingDeviceToken", body: []byte(`{"reason":"MissingDeviceToken"}`)}
+		return 0
+	}
 	reason := ""
 	switch {
 	case string(one.method) != "POST":
