@@ -84,6 +84,15 @@ def type_of(name):
     return getattr(h2.events, name)
 
 
+def test_what_is_sent_behind_a_goaway_is_not_processed(apns, client):
+    apns.goaway()
+    stream = client.send(PATH)  # it has not read it yet
+    assert client.event(ConnectionTerminated).last_stream_id == stream - 2
+    client.until_closed()
+    assert not client.streams[stream].done
+    assert apns.journal.total == 1
+
+
 def test_an_abrupt_goaway_answers_nothing_more(apns, script, client):
     script.latency = 30
     stream = client.send(PATH)
@@ -190,9 +199,12 @@ def test_answers_wait_for_the_clients_window(script, client):
 def test_windows_that_are_held_back_stop_the_client(script, client):
     script.window_updates = False
     before = client.http2.outbound_flow_control_window
-    client.push(body=b'{"a":"%s"}' % (b"x" * 1000))
-    assert client.http2.outbound_flow_control_window == before - 1008
-    script.window_updates = True
+    for _ in range(12):
+        client.push(body=b'{"a":"%s"}' % (b"x" * 4000))
+    client.http2.ping(b"12345678")
+    client.flush()
+    client.event(type_of("PingAckReceived"))
+    assert client.http2.outbound_flow_control_window == before - 12 * 4008
 
 
 def test_windows_are_given_back(client):

@@ -109,7 +109,7 @@ class Http1Connection(asyncio.Protocol):
             return
         self._forget(ANSWERED)
         self._send(pending.answer, empty=bool(rule and rule.empty))
-        if self._ending or self._http1.our_state is h11.MUST_CLOSE:
+        if self._http1.our_state is h11.MUST_CLOSE:
             self._transport.close()
             return
         self._http1.start_next_cycle()
