@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import jwt
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset
+from h2.events import DataReceived, PingAckReceived, ResponseReceived, StreamEnded, StreamReset
 
 TOKEN = "ab" * 32
 PAYLOAD = b'{"aps":{"alert":"hello"}}'
@@ -128,6 +128,13 @@ class Http2Client:
     def wait(self, stream):
         self.until(lambda: self.streams[stream].done)
         return self.streams[stream]
+
+    def ping(self):
+        """Return when the gateway has read all that was sent."""
+        self.events = [event for event in self.events if not isinstance(event, PingAckReceived)]
+        self.http2.ping(b"12345678")
+        self.flush()
+        self.event(PingAckReceived)
 
     def event(self, kind):
         """Wait for an event of a kind; return the last."""

@@ -304,13 +304,13 @@ func (c *connection) say(last uint32) {
 	}
 	c.ending, c.cutoff = true, last
 	_ = c.writer.WriteGoAway(last, http2.ErrCodeNo, []byte(`{"reason":"Shutdown"}`))
-	_ = c.out.Flush()
 	for id, one := range c.streams {
 		if id > last {
 			one.answer.status, one.answer.reason = 0, ""
 			c.forget(one, "goaway")
 		}
 	}
+	_ = c.out.Flush() // accounted for before it is told
 }
 
 func (c *connection) nudge() {

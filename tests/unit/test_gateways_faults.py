@@ -49,9 +49,7 @@ def tokens(count):
 def test_goaway_names_the_last_stream_and_answers_up_to_it(apns, script, client):
     script.latency = 0.2
     streams = [client.send(f"/3/device/{token}") for token in tokens(4)]
-    client.http2.ping(b"12345678")
-    client.flush()
-    client.event(type_of("PingAckReceived"))
+    client.ping()
     apns.goaway("Shutdown", behind=2)
     ended = client.event(ConnectionTerminated)
     assert (ended.last_stream_id, ended.error_code) == (streams[1], 0)
@@ -78,12 +76,6 @@ def raw_answers(client):
     return found
 
 
-def type_of(name):
-    import h2.events
-
-    return getattr(h2.events, name)
-
-
 def test_what_is_sent_behind_a_goaway_is_not_processed(apns, client):
     apns.goaway()
     stream = client.send(PATH)  # it has not read it yet
@@ -96,9 +88,7 @@ def test_what_is_sent_behind_a_goaway_is_not_processed(apns, client):
 def test_an_abrupt_goaway_answers_nothing_more(apns, script, client):
     script.latency = 30
     stream = client.send(PATH)
-    client.http2.ping(b"12345678")
-    client.flush()
-    client.event(type_of("PingAckReceived"))
+    client.ping()
     script.goaway("Shutdown", abrupt=True)
     assert client.event(ConnectionTerminated).last_stream_id == stream
     client.until_closed()
@@ -201,9 +191,7 @@ def test_windows_that_are_held_back_stop_the_client(script, client):
     before = client.http2.outbound_flow_control_window
     for _ in range(12):
         client.push(body=b'{"a":"%s"}' % (b"x" * 4000))
-    client.http2.ping(b"12345678")
-    client.flush()
-    client.event(type_of("PingAckReceived"))
+    client.ping()
     assert client.http2.outbound_flow_control_window == before - 12 * 4008
 
 
