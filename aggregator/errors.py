@@ -99,3 +99,23 @@ class PublisherUnavailableError(AggregatorError):
     def __init__(self, detail: str, outcomes: Sequence[str | None] = ()) -> None:
         super().__init__(detail)
         self.outcomes = tuple(outcomes)
+
+
+class TarantoolUnavailableError(AggregatorError):
+    """A Tarantool server did not answer, or not in time: the connection is closed, its session over.
+
+    What the call did is unknown. Tasks that the session had taken are ready again.
+    """
+
+
+class TarantoolError(AggregatorError):
+    """A Tarantool server refused a call; the connection stays usable.
+
+    ``code`` is the word of the project's Lua modules (``not-taken``, ``no-tube``), or of what the server
+    itself says: ``access-denied``, ``not-installed``, ``box-N`` by its number. ``message`` is for people.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message

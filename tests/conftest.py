@@ -30,7 +30,7 @@ from tests.servers.rabbitmq import rabbitmq4 as make_rabbitmq4
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-    from tests.servers import Redis, Server
+    from tests.servers import Redis, Server, Tarantool
 
 # pytest --hypothesis-profile=quick; without deadlines, as they would measure the machine
 settings.register_profile("default", deadline=None)
@@ -43,7 +43,7 @@ settings.register_profile("thorough", max_examples=2000, deadline=None)
 settings.register_profile("long", max_examples=5000, deadline=None)
 
 BROKERS = {"rabbitmq": "3.10", "rabbitmq4": "4.0"}
-SERVER_FIXTURES = {"elasticsearch", "rabbitmq3", "rabbitmq4", "redis"}
+SERVER_FIXTURES = {"elasticsearch", "rabbitmq3", "rabbitmq4", "redis", "tarantool"}
 FLEET = pytest.StashKey[Fleet]()
 
 
@@ -142,6 +142,12 @@ def elasticsearch(fleet: Fleet) -> Iterator[Elasticsearch]:
 def redis(fleet: Fleet) -> Iterator[Redis]:
     """Redis."""
     yield from _healthy(fleet, "redis")
+
+
+@pytest.fixture
+def tarantool(fleet: Fleet) -> Iterator[Tarantool]:
+    """Tarantool with the project's modules in it."""
+    yield from _healthy(fleet, "tarantool")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from tests.servers.fleet import NAMES, Fleet
 from tests.servers.prometheus import Prometheus
 from tests.servers.rabbitmq import QueueCounts, RabbitMQ
 from tests.servers.redis import Redis
+from tests.servers.tarantool import Tarantool
 
 __all__ = [
     "NAMES",
@@ -21,5 +22,6 @@ __all__ = [
     "RabbitMQ",
     "Redis",
     "Server",
+    "Tarantool",
     "Unavailable",
 ]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tests.servers.elastic import elasticsearch
 from tests.servers.rabbitmq import rabbitmq, rabbitmq4
 from tests.servers.redis import redis
+from tests.servers.tarantool import tarantool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,6 +24,7 @@ MAKERS: dict[str, Callable[[], Server]] = {
     "rabbitmq4": rabbitmq4,
     "elasticsearch": elasticsearch,
     "redis": redis,
+    "tarantool": tarantool,
 }
 NAMES = tuple(MAKERS)
 
