@@ -12,7 +12,7 @@ import socket
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import tarantool
@@ -21,6 +21,9 @@ from tarantool.error import Error as LibraryError
 
 from aggregator.errors import ConfigurationError, TarantoolError, TarantoolUnavailableError
 from aggregator.units import parse_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEFAULT_PORT = 3301
 DEFAULT_TIMEOUT = 5.0
@@ -133,6 +136,19 @@ class Tarantool:
     def eval(self, lua: str, *arguments: Any, wait: float = 0) -> list[Any]:
         """Run a piece of Lua, which needs an administrator's rights. What it returned."""
         return self._ask(self._connection.eval, lua, arguments, wait)
+
+    def require(self, versions: Mapping[str, int]) -> None:
+        """Raise ``TarantoolError`` (``not-installed``) unless these modules run there, as new or newer."""
+        how = "start the server with docker/tarantool/instance.lua, or run: python -m consumers.install URL"
+        try:
+            found = self.call("aggregator.versions")[0]
+        except TarantoolError as exc:
+            raise TarantoolError("not-installed", f"{self.address}: {exc.message}; {how}") from None
+        for name, wanted in versions.items():
+            if found.get(name, 0) < wanted:
+                has = f"is version {found[name]}" if name in found else "is missing"
+                problem = f"module {name} {has}, {wanted} is needed"
+                raise TarantoolError("not-installed", f"{self.address}: {problem}; {how}")
 
     def close(self) -> None:
         """End the session: what it has taken is ready again. May be called twice."""

@@ -14,6 +14,8 @@ local fiber = require('fiber')
 local log = require('log')
 
 local M = {version = 1}
+-- module -> version of all that is loaded
+M.loaded = rawget(_G, 'aggregator') and rawget(_G, 'aggregator').loaded or {aggregator = M.version}
 
 -- How long a replica waits for its writer to migrate first (seconds).
 M.patience = 30
@@ -143,6 +145,7 @@ function M.load(sources)
             module.start(rawget(_G, name))
         end
         rawset(_G, name, module)
+        M.loaded[name] = module.version
     end
     return M.versions()
 end
@@ -164,15 +167,7 @@ end
 
 -- module -> version of all that is loaded.
 function M.versions()
-    local found = {}
-    for name, module in pairs(_G) do
-        if type(module) == 'table' and type(name) == 'string' and rawget(module, 'migrations') ~= nil
-            and type(rawget(module, 'version')) == 'number' then
-            found[name] = module.version
-        end
-    end
-    found.aggregator = M.version
-    return found
+    return M.loaded
 end
 
 M.functions = {consumer = {'versions'}, producer = {'versions'}, operator = {'versions'}}

@@ -254,6 +254,20 @@ end
 
 -- ── making tubes and tasks ──
 
+local function create_one(delta, name, ttr)
+    local tube = store.by_name[name]
+    if tube == nil then
+        tube = store.add_tube(#store.by_number + 1, name, ttr)
+        table.insert(delta.undo, function() store.remove_tube(tube.number) end)
+    else
+        local before = tube.ttr
+        tube.ttr = ttr
+        table.insert(delta.undo, function() tube.ttr = before end)
+    end
+    box.space.tubes_names:replace({tube.number, name, ttr})
+    return name
+end
+
 -- Make a tube unless it is there. opts: ttr (seconds, 60), what a task has that says nothing of it.
 function M.create(name, opts)
     if type(name) ~= 'string' or not name:match('^[%w_.:-]+$') then
@@ -265,13 +279,7 @@ function M.create(name, opts)
     if tube ~= nil and tube.ttr == ttr then
         return name
     end
-    local place = tube and tube.number or #store.by_number + 1
-    if tube == nil then
-        store.add_tube(place, name, ttr)
-    end
-    store.by_number[place].ttr = ttr
-    box.space.tubes_names:replace({place, name, ttr})
-    return name
+    return store.atomic(after, create_one, name, ttr)
 end
 
 local function put_one(delta, tube, data, opts, now)
@@ -309,6 +317,9 @@ end
 -- Put one task; its id. One with a unique name that was there is not put again: the id of the first.
 function M.put(name, data, opts)
     local tube, now = called(name, 'put'), M.clock()
+    if tube.calls.put % 64 == 1 then
+        store.check_memory()
+    end
     return store.atomic(after, put_one, tube, data, opts, now)
 end
 
@@ -323,6 +334,7 @@ end
 -- Put tasks {{data, opts}, ...}: all, or none and an error; their ids.
 function M.put_many(name, rows)
     local tube, now = called(name, 'put_many'), M.clock()
+    store.check_memory()
     return store.atomic(after, put_all, tube, rows, now)
 end
 
@@ -748,8 +760,51 @@ local function show_group(name)
     return {name = name, state = known.state, rate = known.rate, burst = known.burst}
 end
 
+local function sweep(delta, tube, group, states)
+    local n = 0
+    for _, state in ipairs(states) do
+        local key = {tube, state, group}
+        for _, task in ipairs(box.space.tubes_tasks.index.lane:select(key, {limit = store.BATCH - n})) do
+            store.finish(delta, task, state == 'b' and 'deleted' or 'dropped')
+            n = n + 1
+        end
+    end
+    return n
+end
+
+local function drop_groups()
+    for name, known in pairs(table.copy(store.groups)) do
+        if known.state == 'dropped' then
+            for tube, lanes in pairs(store.lanes) do
+                while lanes[name] ~= nil and lanes[name].r + lanes[name].d > 0
+                    and store.groups[name] == known do
+                    store.atomic(after, sweep, tube, name, {'r', 'd'})
+                end
+            end
+        end
+    end
+end
+
+local function set_group(delta, name, wanted)
+    local before = store.groups[name]
+    local mono = M.monotonic()
+    if wanted.rate > 0 and before ~= nil and before.rate > 0 and wanted.tat > mono then
+        -- what is left of the wait shrinks or grows with the rate
+        wanted.tat = mono + (wanted.tat - mono) * before.rate / wanted.rate
+    end
+    box.space.tubes_groups:replace({name, wanted.state, wanted.rate, wanted.burst})
+    store.groups[name] = wanted
+    table.insert(delta.undo, function() store.groups[name] = before end)
+end
+
+local function look_again()
+    slot = -NEVER -- the timer looks at all groups
+    ring()
+end
+
 -- Set what is given of a group, and say how it is. opts: state; rate (cost a second, 0 for none); burst (cost
--- that may come at once before its slot).
+-- that may come at once before its slot). After `dropped` its ready and delayed tasks are gone (within a
+-- transaction: soon after it).
 function M.group(name, opts)
     if type(name) ~= 'string' or name == '' then
         fail('bad-option', 'a group is named by a text that is not empty')
@@ -764,15 +819,10 @@ function M.group(name, opts)
         fail('bad-option', 'state has to be running, paused or dropped')
     end
     local rate, burst = number(opts, 'rate', known.rate, 0), number(opts, 'burst', known.burst, 0)
-    box.space.tubes_groups:replace({name, state, rate, burst})
-    if rate > 0 and known.rate > 0 and rate ~= known.rate then
-        local mono = M.monotonic() -- what is left of the wait shrinks or grows with the rate
-        known.tat = known.tat > mono and mono + (known.tat - mono) * known.rate / rate or known.tat
+    store.atomic(look_again, set_group, name, {state = state, rate = rate, burst = burst, tat = known.tat})
+    if state == 'dropped' and not box.is_in_txn() then
+        drop_groups()
     end
-    known.state, known.rate, known.burst = state, rate, burst
-    store.groups[name] = known
-    slot = -NEVER -- the timer looks at all again
-    ring()
     return show_group(name)
 end
 
@@ -803,20 +853,11 @@ function M.pending(group)
     return found
 end
 
-local function sweep(delta, tube, group, states)
-    local n = 0
-    for _, state in ipairs(states) do
-        local key = {tube, state, group}
-        for _, task in ipairs(box.space.tubes_tasks.index.lane:select(key, {limit = store.BATCH - n})) do
-            store.finish(delta, task, state == 'b' and 'deleted' or 'dropped')
-            n = n + 1
-        end
-    end
-    return n
-end
-
 -- Forget a group that has nothing to do any more: its state, counts, unique names and buried tasks.
 function M.forget(group)
+    if box.is_in_txn() then
+        fail('in-transaction', 'forget takes several transactions: it cannot be part of one')
+    end
     for tube, lanes in pairs(store.lanes) do
         local lane = lanes[group]
         if lane ~= nil and lane.r + lane.d + lane.t > 0 then
@@ -882,19 +923,6 @@ local function act(delta, now)
     return n
 end
 
-local function drop_groups()
-    for name, known in pairs(table.copy(store.groups)) do
-        if known.state == 'dropped' then
-            for tube, lanes in pairs(store.lanes) do
-                while lanes[name] ~= nil and lanes[name].r + lanes[name].d > 0
-                    and known.state == 'dropped' do
-                    store.atomic(after, sweep, tube, name, {'r', 'd'})
-                end
-            end
-        end
-    end
-end
-
 -- Do what is due now, a transaction for each 1,000 tasks. The timer calls it; a test with its own clock may.
 function M.tick()
     if slot <= M.monotonic() then
@@ -913,6 +941,7 @@ local function run_timer(mine_)
     while not stopped and bell == mine_ do
         local ok, problem = pcall(M.tick)
         if not ok then
+            slot = -NEVER
             log.error('tubes: timer: %s', tostring(problem))
         end
         -- at most a second: the clock may be set
@@ -941,37 +970,38 @@ local function on_disconnect()
     end
 end
 
-local function recover(delta)
-    local n = 0
-    for tube, lanes in pairs(store.lanes) do
-        for group, lane in pairs(lanes) do
-            if lane.t > 0 and n < store.BATCH then
-                local key = {tube, 't', group}
-                local now = M.clock()
-                for _, task in ipairs(box.space.tubes_tasks.index.lane:select(key, {limit = store.BATCH - n})) do
-                    store.give_back(delta, task, now, now)
-                    n = n + 1
-                end
+-- What was taken by sessions of before a restart is ready again.
+local function recover()
+    local lost = {}
+    for tube in pairs(store.lanes) do
+        for _, task in box.space.tubes_tasks.index.lane:pairs({tube, 't'}) do
+            if owners[tonumber(task[ID])] == nil then
+                lost[#lost + 1] = tonumber(task[ID])
             end
         end
     end
-    return n
+    for from = 1, #lost, store.BATCH do
+        local batch = {unpack(lost, from, math.min(from + store.BATCH - 1, #lost))}
+        store.atomic(after, give_all_back, batch, M.clock())
+    end
 end
 
 function M.start(old)
     store = rawget(_G, 'tubes_store')
     if old ~= nil then
         M.clock, M.monotonic = old.clock, old.monotonic
+        sessions, owners = old.holders() -- who has taken a task keeps it
     end
-    -- nobody is the owner of a task that was taken before: all are ready again
-    while store.atomic(after, recover) > 0 do
-        fiber.yield()
-    end
+    recover()
     box.session.on_disconnect(on_disconnect, old and old.disconnected)
     M.disconnected = on_disconnect
     bell, slot = fiber.cond(), -NEVER
     local timer = fiber.create(run_timer, bell)
     timer:name('tubes', {truncate = true})
+end
+
+function M.holders()
+    return sessions, owners
 end
 
 function M.stop()

@@ -16,6 +16,8 @@ local NOTE, REASON = 13, 14
 local NEVER = math.huge
 -- Tasks that one transaction changes when nobody asked for a number: then others have their turn.
 M.BATCH = 1000
+-- The share of the server's memory that puts leave free: to take and to release a task needs some, too.
+M.RESERVE = 0.05
 
 M.migrations = {
     function()
@@ -70,6 +72,16 @@ function M.new_id()
         M.fail('ids-exhausted', 'restart this server: it gave out 2^32 ids')
     end
     return boot * 2 ^ 32 + last
+end
+
+-- Refuse to put when memory runs short, while what is there can still be worked off.
+function M.check_memory()
+    local slab = box.slab.info()
+    local free = slab.quota_size - slab.quota_used + slab.arena_size - slab.arena_used
+    if free < slab.quota_size * M.RESERVE then
+        M.fail('full', '%d of %d MiB are used: tasks have to be done before more are put (memtx_memory)',
+            tonumber(slab.quota_size - free) / 2 ^ 20, tonumber(slab.quota_size) / 2 ^ 20)
+    end
 end
 
 -- ── counters ──
@@ -283,6 +295,10 @@ function M.shorten(delta, task, data, cost)
 end
 
 -- ── start ──
+
+function M.remove_tube(number)
+    M.by_name[M.by_number[number].name], M.by_number[number], M.lanes[number] = nil, nil, nil
+end
 
 function M.add_tube(number, name, ttr)
     local tube = {number = number, name = name, ttr = ttr, calls = {}}

@@ -13,7 +13,7 @@ from tests.servers.base import Remote, Server, free_port, program
 from tests.servers.local import LocalHost, new_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from tests.servers.base import Host
 
@@ -95,7 +95,7 @@ def replica_set(followers: int, **settings: Any) -> list[Tarantool]:
 
 def _environment(
     port: int, folder: Path, modules: Sequence[Path], leader: Tarantool | None
-) -> Mapping[str, str]:
+) -> dict[str, str]:
     users = {f"INSTANCE_{user}_PASSWORD": PASSWORD for user in ("CONSUMER", "PRODUCER", "OPERATOR")}
     return {
         **users,
