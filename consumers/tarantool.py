@@ -12,6 +12,7 @@ import socket
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
+from errno import ECONNRESET
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -84,7 +85,7 @@ class _Connection(tarantool.Connection):  # type: ignore[misc]
 
     def _opt_reconnect(self) -> None:
         if self._socket is None:
-            raise NetworkError(ConnectionResetError("the connection is closed"))
+            raise NetworkError(ConnectionResetError(ECONNRESET, "closed"))
 
     def allow(self, seconds: float) -> None:
         """Set how long each wait for the server may last."""
@@ -160,6 +161,8 @@ class Tarantool:
         self._connection.shut_down()
 
     def _ask(self, how: Any, what: str, arguments: tuple[Any, ...], wait: float) -> list[Any]:
+        if self.closed:
+            raise TarantoolUnavailableError(f"{self.address}: this connection was closed")
         if not self._lock.acquire(blocking=False):
             raise RuntimeError("a connection to Tarantool belongs to one thread")
         try:
@@ -174,13 +177,15 @@ class Tarantool:
             self._lock.release()
 
     def _mapped(self, exc: Exception) -> TarantoolError | TarantoolUnavailableError:
-        # while connecting, the library wraps what the server refuses into a network error
-        cause = exc.__cause__ if isinstance(exc, NetworkError) else exc
+        cause: BaseException = exc
+        while isinstance(cause, NetworkError) and cause.__cause__ is not None:
+            cause = cause.__cause__  # the library wraps everything, what the server refuses as well
         if isinstance(cause, DatabaseError) and not isinstance(cause, NetworkError):
             return _refused(cause)
         if hasattr(self, "_connection"):
             self.close()
-        return TarantoolUnavailableError(f"{self.address}: {exc or type(exc).__name__}")
+        why = f"no answer within {self.timeout:g} s" if isinstance(cause, TimeoutError) else str(cause)
+        return TarantoolUnavailableError(f"{self.address}: {why or type(cause).__name__}")
 
 
 def _refused(exc: DatabaseError) -> TarantoolError:

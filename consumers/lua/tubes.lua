@@ -377,9 +377,11 @@ local function head_of(tube, heads, mono)
                     task = lane_index:min({tube.number, 'r', group})
                     heads[group] = task
                 end
-                local pri, id = task[4], tonumber(task[ID])
-                if best == nil or pri < best_pri or (pri == best_pri and id < best_id) then
-                    best, best_pri, best_id = task, pri, id
+                if task ~= nil then -- else a rollback is about to be counted
+                    local pri, id = task[4], tonumber(task[ID])
+                    if best == nil or pri < best_pri or (pri == best_pri and id < best_id) then
+                        best, best_pri, best_id = task, pri, id
+                    end
                 end
             elseif from ~= nil and from < slot then
                 slot = from

@@ -174,7 +174,32 @@ local function forget_empty_lanes(delta)
     end
 end
 
--- Run fn(delta, ...) in a transaction; it must not yield. `after(delta)` is called once it is written.
+-- Changes within transactions of other code that are not written yet, oldest first. Such transactions cannot
+-- yield before their end, and the log is written in order: commits end the oldest, rollbacks the newest. One
+-- function for all, as Tarantool 2.6 never lets go of a function that a transaction was given as a trigger.
+local guests, oldest, newest = {}, 1, 0
+
+local function guest_written()
+    guests[oldest] = nil
+    oldest = oldest + 1
+end
+
+local function guest_rolled_back()
+    local delta = guests[newest]
+    guests[newest] = nil
+    newest = newest - 1
+    revert(delta)
+end
+
+local function be_guest(delta, after)
+    newest = newest + 1
+    guests[newest] = delta
+    box.on_rollback(guest_rolled_back)
+    box.on_commit(guest_written)
+    after(delta) -- whom it wakes runs when this fiber yields: after the commit
+end
+
+-- Run fn(delta, ...) in a transaction; it must not yield. `after(delta)` is called when others may see it.
 -- delta.wakes: tubes in which tasks became ready; delta.alarm: the earliest event that was set;
 -- delta.undo: functions that put Lua tables right again.
 function M.atomic(after, fn, ...)
@@ -202,11 +227,16 @@ function M.atomic(after, fn, ...)
         error(result, 0)
     end
     forget_empty_lanes(delta)
-    box.on_rollback(function() revert(delta) end)
-    box.on_commit(function() after(delta) end)
-    if not savepoint then
-        box.commit()
+    if savepoint then
+        be_guest(delta, after)
+        return result
     end
+    local written, problem = pcall(box.commit)
+    if not written then
+        revert(delta)
+        error(problem, 0)
+    end
+    after(delta)
     return result
 end
 
