@@ -43,15 +43,20 @@ local function wait_for_writer(name, wanted)
     end
 end
 
-local function migrate(name, module)
-    local steps = module.migrations or {}
-    if migrated(name) > #steps then
+-- Refuse what cannot be loaded, before anything is touched.
+local function check_schema(name, module)
+    local known = #(module.migrations or {})
+    if migrated(name) > known then
         fail('newer-schema', 'the spaces of module %s have schema %d, this code knows %d: ' ..
-            'load the newer code', name, migrated(name), #steps)
+            'load the newer code', name, migrated(name), known)
     end
     if box.info.ro then
-        return wait_for_writer(name, #steps)
+        wait_for_writer(name, known)
     end
+end
+
+local function migrate(name, module)
+    local steps = module.migrations or {}
     for step = migrated(name) + 1, #steps do
         log.info('aggregator: migration %d of module %s', step, name)
         steps[step]()
@@ -129,6 +134,9 @@ function M.load(sources)
     end
     local order = in_order(modules)
     prepare()
+    for _, name in ipairs(order) do
+        check_schema(name, modules[name])
+    end
     for at = #order, 1, -1 do
         local old = rawget(_G, order[at])
         if old ~= nil and old.stop ~= nil then
