@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 3301
 DEFAULT_TIMEOUT = 5.0
 #: Codes of the server's own errors that have a word.
-_WORDS = {7: "read-only", 33: "not-installed", 42: "access-denied", 45: "access-denied", 47: "access-denied"}
+_WORDS = {
+    2: "full",
+    7: "read-only",
+    33: "not-installed",
+    40: "disk",
+    42: "access-denied",
+    45: "access-denied",
+    47: "access-denied",
+}
 _CODED = re.compile(r"([a-z]+(?:-[a-z0-9]+)*): (.*)", re.DOTALL)
 
 

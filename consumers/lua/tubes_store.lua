@@ -340,6 +340,9 @@ end
 -- Read everything anew; hooks stay those of the module that was replaced.
 function M.start(old)
     M.hooks = old and old.hooks or M.hooks
+    if box.cfg.memtx_use_mvcc_engine then
+        M.fail('mvcc', 'tubes need memtx_use_mvcc_engine = false: with it their transactions might yield')
+    end
     tasks, counts = box.space.tubes_tasks, box.space.tubes_counts
     new_boot()
     for _, row in box.space.tubes_names:pairs() do

@@ -122,10 +122,15 @@ def test_many_waiting_takes_share_what_comes(
 ) -> None:
     waiters = [connect("consumer") for _ in range(40)]
     with ThreadPoolExecutor(len(waiters)) as pool:
-        taken = [pool.submit(take, client, tube, 1, 30) for client in waiters]
+        # they wait longer than this test: nothing but being woken helps
+        taken = [pool.submit(take, client, tube, 1, 600) for client in waiters]
         wait_for(lambda: admin.call("tubes.stats", tube)[0]["waiting"] == 40, "all to wait")
         ids = put(admin, tube, 30) + [admin.call("tubes.put", tube, n)[0] for n in range(10)]
-        rows = [row for future in taken for row in future.result(timeout=30)]
+        try:
+            rows = [row for future in taken for row in future.result(timeout=20)]
+        finally:
+            for client in waiters:
+                client.abort()
     assert sorted(row[1] for row in rows) == sorted(ids)
 
 
