@@ -16,8 +16,11 @@ local NOTE, REASON = 13, 14
 local NEVER = math.huge
 -- Tasks that one transaction changes when nobody asked for a number: then others have their turn.
 M.BATCH = 1000
--- The share of the server's memory that puts leave free: to take and to release a task needs some, too.
-M.RESERVE = 0.05
+-- What puts leave free of the server's memory of so many bytes: to take and to release a task needs some, too.
+-- Memory is handed out in pieces of 16 MiB, of which up to two were seen to be free and not to be had.
+local function reserve(size)
+    return math.max(size * 0.05, math.min(40 * 2 ^ 20, size * 0.6))
+end
 
 M.migrations = {
     function()
@@ -78,9 +81,24 @@ end
 function M.check_memory()
     local slab = box.slab.info()
     local free = slab.quota_size - slab.quota_used + slab.arena_size - slab.arena_used
-    if free < slab.quota_size * M.RESERVE then
+    if free < reserve(tonumber(slab.quota_size)) then
         M.fail('full', '%d of %d MiB are used: tasks have to be done before more are put (memtx_memory)',
             tonumber(slab.quota_size - free) / 2 ^ 20, tonumber(slab.quota_size) / 2 ^ 20)
+    end
+end
+
+-- A tuple that Lua has looked at keeps its memory until Lua's garbage is collected, and the collector sees some
+-- bytes where there are 100 KiB: so it is told, before a sixteenth of the memory is held by nobody.
+local unseen, most_unseen = 0, 8 * 2 ^ 20
+
+local function looked_at(task)
+    unseen = unseen + task:bsize()
+end
+
+local function collect()
+    if unseen > most_unseen then
+        unseen = 0
+        collectgarbage()
     end
 end
 
@@ -237,6 +255,7 @@ function M.atomic(after, fn, ...)
         error(problem, 0)
     end
     after(delta)
+    collect()
     return result
 end
 
@@ -269,6 +288,8 @@ local function move(delta, task, state, event, more)
     set_event(delta, event)
     count(delta, task[TUBE], task[GROUP], task[STATE], -1, 0)
     count(delta, task[TUBE], task[GROUP], state, 1, 0)
+    looked_at(task)
+    looked_at(task)
     return tasks:update(task[ID], changes)
 end
 M.move = move
@@ -286,6 +307,7 @@ end
 -- Delete a task for good. how: acked, dropped, expired, deleted.
 function M.finish(delta, task, how)
     local state, tube = task[STATE], tonumber(task[TUBE])
+    looked_at(task)
     tasks:delete(task[ID])
     count(delta, tube, task[GROUP], state, -1, -tonumber(task[COST]))
     if how ~= 'acked' then
@@ -344,6 +366,7 @@ function M.start(old)
         M.fail('mvcc', 'tubes need memtx_use_mvcc_engine = false: with it their transactions might yield')
     end
     tasks, counts = box.space.tubes_tasks, box.space.tubes_counts
+    most_unseen = math.min(math.max(box.cfg.memtx_memory / 16, 4 * 2 ^ 20), 128 * 2 ^ 20)
     new_boot()
     for _, row in box.space.tubes_names:pairs() do
         M.add_tube(tonumber(row[1]), row[2], row[3])

@@ -26,8 +26,8 @@ box.schema.user.passwd('admin', '%s')
 
 
 @pytest.fixture
-def bare() -> Iterator[Tarantool]:
-    """A server that knows nothing of this project."""
+def bare(tarantool: Tarantool) -> Iterator[Tarantool]:
+    """A server that knows nothing of this project (where there is one that does)."""
     folder, port = new_folder("tarantool"), free_port()
     (folder / "bare.lua").write_text(BARE % (port, PASSWORD))
     url = f"tarantool://admin:{PASSWORD}@127.0.0.1:{port}"

@@ -16,6 +16,7 @@ import pytest
 from aggregator.errors import TarantoolError, TarantoolUnavailableError
 from tests.servers.base import wait_for
 from tests.servers.tarantool import Tarantool, replica_set
+from tests.servers.tarantool import tarantool as make_tarantool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -267,6 +268,105 @@ def test_replicas_have_tubes_of_their_own() -> None:
     finally:
         for server in servers:
             server.close()
+
+
+# ── groups ──
+
+
+@pytest.fixture
+def clock(admin: Client) -> Iterator[Callable[[float], None]]:
+    """The server's clock stands still; a call of this moves it on."""
+    admin.eval(
+        "rawset(_G, 'test_now', require('clock').time()) "
+        "tubes.clock = function() return test_now end tubes.monotonic = tubes.clock"
+    )
+    yield lambda seconds: admin.eval("rawset(_G, 'test_now', test_now + ...) tubes.tick()", seconds) and None
+    admin.eval("tubes.clock, tubes.monotonic = require('clock').time, require('clock').monotonic")
+
+
+def test_a_rate_spaces_tasks_by_what_they_cost(
+    admin: Client, tube: str, clock: Callable[[float], None]
+) -> None:
+    put(admin, tube, 10, group=tube, cost=2)
+    other = put(admin, tube, 1)[0]
+    admin.call("tubes.group", tube, {"rate": 1, "burst": 3})
+    # two at once by the burst; the task without a group passes the others
+    assert [row[1] for row in take(admin, tube, 9)][2:] == [other]
+    taken = []
+    for _ in range(8):
+        clock(1)
+        taken.append(len(take(admin, tube, 9)))
+    assert taken == [1, 0, 1, 0, 1, 0, 1, 0]
+    admin.call("tubes.group", tube, {"rate": 8})  # the wait shrinks at once
+    clock(0.25)
+    assert len(take(admin, tube, 9)) == 1
+    clock(0.25)
+    assert len(take(admin, tube, 9)) == 1
+
+
+def test_a_take_waits_for_the_slot_of_a_rate(admin: Client, tube: str) -> None:
+    admin.call("tubes.group", tube, {"rate": 50})
+    ids = put(admin, tube, 4, group=tube, cost=5)
+    assert [row[1] for _ in ids for row in take(admin, tube, 4, timeout=30)] == ids
+
+
+def test_a_paused_group_is_passed_and_wakes_who_waits_when_it_runs(
+    connect: Callable[..., Client], admin: Client, tube: str
+) -> None:
+    admin.call("tubes.group", tube, {"state": "paused"})
+    ids = put(admin, tube, 3, group=tube)
+    other = put(admin, tube, 1)
+    assert [row[1] for row in take(admin, tube, 9)] == other
+    with ThreadPoolExecutor(1) as pool:
+        waiter = connect("consumer")
+        waiting = pool.submit(take, waiter, tube, 9, 600)
+        wait_for(lambda: admin.call("tubes.stats", tube)[0]["waiting"] == 1, "it to wait")
+        admin.call("tubes.group", tube, {"state": "running"})
+        try:
+            assert [row[1] for row in waiting.result(timeout=20)] == ids
+        finally:
+            waiter.abort()
+
+
+def test_a_dropped_group_loses_all_but_what_is_taken(admin: Client, tube: str) -> None:
+    put(admin, tube, 2300, group=tube, cost=2)
+    put(admin, tube, 1, group=tube, delay=60)
+    rows = take(admin, tube, 2)
+    admin.call("tubes.group", tube, {"state": "dropped"})
+    put(admin, tube, 1, group=tube, cost=7)
+    assert states(admin, tube) == {"taken": 2}
+    with pytest.raises(TarantoolError, match=r"^busy"):
+        admin.call("tubes.forget", tube)
+    admin.call("tubes.release", tube, [rows[0][1]])
+    admin.call("tubes.ack", tube, [[rows[1][1], {"sent": 2}]])
+    assert admin.call("tubes.counts", tube) == [{tube: {"dropped": 2298 * 2 + 1 + 7 + 2, "sent": 2}}]
+    admin.call("tubes.forget", tube)
+    assert admin.call("tubes.counts", tube) == [{}]
+    assert admin.call("tubes.group", tube)[0]["state"] == "running"
+
+
+def test_puts_are_refused_before_the_memory_is_full_and_what_is_there_is_worked_off() -> None:
+    server = make_tarantool("small", memory="128")
+    server.start()
+    client = server.client()
+    client.call("tubes.create", "x")
+    ids: list[int] = []
+
+    def fill() -> None:
+        while True:
+            ids.extend(client.call("tubes.put_many", "x", [["." * 100_000, None]] * 10)[0])
+
+    with pytest.raises(TarantoolError, match="memtx_memory") as caught:
+        fill()
+    assert caught.value.code == "full"
+    done = 0
+    while rows := take(client, "x", 20):
+        assert client.call("tubes.ack", "x", [row[1] for row in rows]) == [[]]
+        done += len(rows)
+    assert done == len(ids)
+    assert client.call("tubes.put", "x", "again")
+    client.close()
+    server.close()
 
 
 # ── Lua callers ──
