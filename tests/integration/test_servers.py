@@ -15,7 +15,7 @@ from tests.servers.base import wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.servers import Elasticsearch, Prometheus, RabbitMQ, Redis
+    from tests.servers import Elasticsearch, Prometheus, RabbitMQ, Redis, Tarantool
 
 pytestmark = pytest.mark.integration
 
@@ -124,3 +124,13 @@ def metrics() -> Iterator[str]:
 def test_prometheus_scrapes_its_target(prometheus: Callable[..., Prometheus], metrics: str) -> None:
     (sample,) = prometheus(metrics).wait_for("answers_total")
     assert sample["value"][1] == "42"
+
+
+@pytest.mark.parametrize("how", ["restart", "kill", "pause"])
+def test_tarantool_keeps_a_task_whatever_happens_to_it(tarantool: Tarantool, how: str) -> None:
+    (put,) = tarantool.eval("tubes.create('kept') return tubes.put('kept', ...)", how)
+    getattr(tarantool, how)()
+    tarantool.heal()
+    (rows,) = tarantool.eval("return tubes.take({'kept'}, 0, 1)")
+    assert rows == [["kept", put, 0, how]]
+    tarantool.eval("tubes.delete('kept', ...)", put)

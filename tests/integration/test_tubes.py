@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -196,7 +196,7 @@ def test_taken_tasks_are_ready_again_when_the_server_is_back(
 def test_nothing_is_lost_or_done_twice_when_the_server_is_killed_at_work(
     tarantool: Tarantool, tube: str
 ) -> None:
-    stop, killed = threading.Event(), threading.Event()
+    stop = threading.Event()
     there: set[int] = set()
     acked: list[int] = []
     unsure: set[int] = set()
@@ -229,7 +229,6 @@ def test_nothing_is_lost_or_done_twice_when_the_server_is_killed_at_work(
             thread.join()
         tarantool.heal()
     stop.set()
-    killed.set()
     client = tarantool.client()
     left = [row[1] for row in take(client, tube, 10000)]
     client.close()
@@ -256,7 +255,7 @@ def test_a_frozen_server_costs_the_timeout_and_the_session(
     wait_for(lambda: states(admin, tube) == {"ready": 3}, "the lost session's tasks to be ready")
 
 
-def test_replicas_have_tubes_of_their_own() -> None:
+def test_replicas_have_tubes_of_their_own(tarantool: Tarantool) -> None:
     servers = replica_set(1)
     try:
         for number, server in enumerate(servers):
@@ -345,28 +344,35 @@ def test_a_dropped_group_loses_all_but_what_is_taken(admin: Client, tube: str) -
     assert admin.call("tubes.group", tube)[0]["state"] == "running"
 
 
-def test_puts_are_refused_before_the_memory_is_full_and_what_is_there_is_worked_off() -> None:
+@pytest.fixture
+def small() -> Iterator[Tarantool]:
+    """A server with little memory."""
     server = make_tarantool("small", memory="128")
     server.start()
-    client = server.client()
-    client.call("tubes.create", "x")
+    yield server
+    server.close()
+
+
+def test_puts_are_refused_before_the_memory_is_full_and_what_is_there_is_worked_off(
+    tarantool: Tarantool, small: Tarantool
+) -> None:
     ids: list[int] = []
 
     def fill() -> None:
         while True:
             ids.extend(client.call("tubes.put_many", "x", [["." * 100_000, None]] * 10)[0])
 
-    with pytest.raises(TarantoolError, match="memtx_memory") as caught:
-        fill()
-    assert caught.value.code == "full"
-    done = 0
-    while rows := take(client, "x", 20):
-        assert client.call("tubes.ack", "x", [row[1] for row in rows]) == [[]]
-        done += len(rows)
-    assert done == len(ids)
-    assert client.call("tubes.put", "x", "again")
-    client.close()
-    server.close()
+    with closing(small.client()) as client:
+        client.call("tubes.create", "x")
+        with pytest.raises(TarantoolError, match="memtx_memory") as caught:
+            fill()
+        assert caught.value.code == "full"
+        done = 0
+        while rows := take(client, "x", 20):
+            assert client.call("tubes.ack", "x", [row[1] for row in rows]) == [[]]
+            done += len(rows)
+        assert done == len(ids)
+        assert client.call("tubes.put", "x", "again")
 
 
 # ── Lua callers ──
