@@ -12,68 +12,30 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from math import ceil
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from aggregator.documents import make_document
 from aggregator.errors import ConfigurationError, MessageRefusedError
 from aggregator.importing import check_function, load_function, name_of
+from aggregator.made import Made, Part
 from aggregator.merging import Fold, Plan, Rule, group_ids, make_plan, read_object, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aggregator.delivery import Delivery
+    from aggregator.made import Aggregation, Refusal
 
     Member = tuple[Delivery, bytes]
-    Refusal = tuple[Delivery, MessageRefusedError]
 
 Function = Callable[[str | None, list[dict[str, Any]]], dict[str, Any] | list[dict[str, Any]]]
 
 _CONFLICT = "another message of its group has the same id and another body"
 _TAKES = "a key and a list of documents"
 _EXAMPLE = ("key", [dict[str, Any]()])
-FORMS = "documents, list, list:100, merge or function:package.module:name"
-
-
-class Part(NamedTuple):
-    """One document made of several deliveries.
-
-    ``document``: one line of JSON in UTF-8. ``deliveries``: those whose messages are in it, in order
-    of arrival; never empty. ``fingerprint``: 0 where the id is new at each receipt, as in ``Item``.
-    ``sharing``: how many parts, this one among them, have these same deliveries (the very same
-    sequence); they follow one another, and the deliveries settle once all of these parts are final.
-    """
-
-    id: str
-    document: bytes
-    deliveries: Sequence[Delivery]
-    fingerprint: int = 0
-    sharing: int = 1
-
-
-class Made(NamedTuple):
-    """What became of a batch: each delivery is in one part (or all that share it), or refused once.
-
-    ``repeats``: how many deliveries of the parts only say again what another one says.
-    """
-
-    parts: list[Part]
-    refused: list[Refusal]
-    repeats: int = 0
-
-
-class Aggregation(Protocol):
-    """Makes documents of batches."""
-
-    def make(self, key: str | None, deliveries: Sequence[Delivery], max_bytes: int) -> Made:
-        """Return the documents of a group, or of a part of one, of at most ``max_bytes`` each.
-
-        Called on flush threads, by several at once, outside every lock. The same deliveries give the
-        same answer. Raises nothing: what is wrong with members is in ``refused``.
-        """
-        ...
+FORMS = "documents, list, list:100, merge, push or function:package.module:name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,6 +324,8 @@ def compile_aggregation(
 ) -> Aggregation | None:
     """Return what ``text`` names: one of :data:`FORMS`; None for documents, each message one.
 
+    None for ``push`` too: that is made of each message by itself (:mod:`aggregator.pushing`).
+
     Code may give the function itself. ``merge``: rules by field for ``merge``, and for it alone.
     Raises ``ConfigurationError`` for ``field`` or ``merge``.
     """
@@ -374,7 +338,7 @@ def compile_aggregation(
     if not isinstance(text, str):
         check_function(text, rest, field=field, takes=_TAKES, example=_EXAMPLE)
         return Own(text, name=rest, **reading)
-    if text == "documents":
+    if text in {"documents", "push"}:
         return None
     if text == "merge":
         if not merge:
@@ -385,7 +349,7 @@ def compile_aggregation(
         return Listing(limit=_limit(rest, field) if colon else None, **reading)
     if kind == "function":
         return _own(rest, field, reading)
-    near = get_close_matches(kind, ["documents", "list", "merge", "function"], n=1)
+    near = get_close_matches(kind, ["documents", "list", "merge", "push", "function"], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ConfigurationError(field, f"{text[:60]!r} is unknown; {FORMS} is needed{hint}")
 

@@ -31,13 +31,14 @@ from aggregator.completion import (
 from aggregator.correlation import compile_expression, compile_key, compile_match
 from aggregator.intake import Intake
 from aggregator.pipeline import Limits, Pipeline
+from aggregator.pushing import Pushes
 from aggregator.schedule import crontab
 
 if TYPE_CHECKING:
-    from aggregator.aggregation import Aggregation
     from aggregator.clock import Clock
     from aggregator.completion import AnyOf
     from aggregator.config import Route
+    from aggregator.made import Aggregation
     from aggregator.metrics import RouteMetrics
     from aggregator.ports import DeadLetterPort
     from aggregator.sinks.base import Sink
@@ -63,7 +64,7 @@ def make_pipeline(
         sink=sink,
         dead_letters=dead_letters,
         metrics=metrics,
-        aggregation=make_aggregation(route),
+        aggregation=make_aggregation(route, clock),
         limits=make_limits(route, backoff),
         grace=route.sentinel_grace,
         closed=ClosedKeys(route.closed_keys, route.closed_for or inf),
@@ -88,11 +89,14 @@ def make_intake(route: Route, clock: Clock = SYSTEM_CLOCK) -> Intake:
         isolate_groups=bool(route.correlate) and route.aggregate != "documents",
         trust_json=route.trust_json,
         max_message=route.max_message,
+        keeps_parsed=route.aggregate == "push",
     )
 
 
-def make_aggregation(route: Route) -> Aggregation | None:
+def make_aggregation(route: Route, clock: Clock = SYSTEM_CLOCK) -> Aggregation | None:
     """Return what a complete group becomes; None where each message is a document of its own."""
+    if route.aggregate == "push":
+        return Pushes(clock, route.max_message)
     return compile_aggregation(
         route.aggregate,
         route.merge,

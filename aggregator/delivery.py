@@ -14,9 +14,10 @@ import orjson
 from aggregator.errors import MessageRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Collection, Hashable, Mapping, Sequence
 
     from aggregator.buffer import Batch
+    from aggregator.sinks.base import Verdict
 
 
 class Settlement(Enum):
@@ -166,6 +167,8 @@ class Delivery(Item):
     errors: tuple[()] = ()
     messages = 1
     shared = None
+    #: Of a message that is divided: the places of those parts that had their last word before it came again.
+    parts: Collection[int] = ()
 
     def __init__(self, body: bytes, link: Link, tag: Any, *, redelivered: bool = False) -> None:
         self.body = body
@@ -187,6 +190,24 @@ class Delivery(Item):
         return tuple(
             [(name, repr(value)) for name, value in self.headers.items() if not name.startswith("x-")]
         )
+
+    def part_final(self, item: Item, verdict: Verdict) -> None:
+        """Note the last word on one of the items that this message is divided into, or on it as a whole.
+
+        Flush threads call it, several at once, before the message can settle; it must not block. A
+        source that can give back what is left of a message overrides it.
+        """
+
+    def postpone(self, until: float) -> bool:
+        """Have the source hold the message until then (unix seconds) once it is given back.
+
+        False where the source cannot: it would hand it out again at once.
+        """
+        del until
+        return False
+
+    def join(self, known: Delivery) -> None:
+        """Note that this is another copy of ``known``, which is under way: both settle by its verdict."""
 
     @property
     def deliveries(self) -> Sequence[Delivery]:

@@ -59,6 +59,7 @@ class Intake:
 
     ``default_key``: the key of what has none; None refuses it. ``sequence``: reads from a member how
     many its group has. ``isolate_groups``: members of a key are suspects together, as their group.
+    ``keeps_parsed``: what was parsed on the way in is kept for what is made of it.
     """
 
     clock: Clock
@@ -73,6 +74,7 @@ class Intake:
     isolate_groups: bool = False
     trust_json: bool = False
     max_message: int = 16 * 1024 * 1024
+    keeps_parsed: bool = False
     _process: str = field(default_factory=lambda: token_hex(4))
     _serial: count[int] = field(default_factory=count)
 
@@ -187,6 +189,8 @@ class Intake:
 
     def _keep_document(self, delivery: Delivery) -> None:
         """Make the document now, as it is parsed for its key or id, and let the objects go."""
+        if self.keeps_parsed:
+            return
         document = delivery.document or self._document(delivery)
         delivery.forget_json()
         # inflated, it would be held beyond all bounds: it is made again

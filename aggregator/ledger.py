@@ -86,6 +86,7 @@ class Ledger:
             return Recall.HELD, known
         delivery.state = IN_FLIGHT
         delivery.follower, known.follower = known.follower, delivery
+        delivery.join(known)
         return Recall.ATTACHED, None
 
     @staticmethod

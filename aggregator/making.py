@@ -11,6 +11,7 @@ from aggregator.delivery import Aggregate, Shared
 from aggregator.documents import make_document
 from aggregator.errors import MessageRefusedError, SinkError, SinkUnavailableError
 from aggregator.merging import counted_id
+from aggregator.pushing import Pushes
 from aggregator.request import Final, Outcome
 from aggregator.sinks.base import DUPLICATE, Fate, Knowing, Verdict
 
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from threading import Condition
 
-    from aggregator.aggregation import Aggregation, Part
     from aggregator.buffer import Batch
     from aggregator.clock import Clock
     from aggregator.delivery import Item
     from aggregator.intake import Intake
+    from aggregator.made import Aggregation, Part
     from aggregator.outbox import Outbox
     from aggregator.request import Request
     from aggregator.settlement import Settler
@@ -64,6 +65,8 @@ class Maker:
             self._make_each(request)
         else:
             self._make_groups(request, self._aggregation)
+            if isinstance(self._aggregation, Pushes):
+                self._leave_out(request, self._aggregation)
             self._keep(request, self._fitting(request))
 
     def _make_each(self, request: Request) -> None:
@@ -97,8 +100,10 @@ class Maker:
         final: list[Final] = []
         for item in unmade:
             batch = item.batch
-            parts, wrong, repeats = aggregation.make(batch.key, item.deliveries, self._outbox.max_bytes)
+            group = aggregation.make(batch.key, item.deliveries, self._outbox.max_bytes)
+            parts, wrong = group.parts, group.refused
             final += (Final(delivery, _refusal(exc)) for delivery, exc in wrong)
+            final += group.final
             if item in written:
                 made[item] = []
                 # what was refused is in no document: it may not have reached the dead-letter queue
@@ -107,15 +112,22 @@ class Maker:
                 continue
             if len(parts) == 1 and batch.complete and (name := self._counted_id(batch)):
                 parts = [parts[0]._replace(id=name, fingerprint=hash(name) or 1)]
-            made[item] = _items(parts, item)
-            batch.documents += len(parts)
-            batch.repeats = max(batch.repeats, repeats)  # made again, it has no more of them
+            made[item] = [*_items(parts, item), *group.items]
+            batch.documents += len(made[item])
+            batch.repeats = max(batch.repeats, group.repeats)  # made again, it has no more of them
         with self._changed:
             now = self._clock.monotonic()
             self._outbox.exchange(request, made, now)
             self._on_change(now)
         if final:
             self._settler.conclude(Outcome([], final), request, "message")
+
+    def _leave_out(self, request: Request, pushes: Pushes) -> None:
+        """Take out of a request what may not be sent at this hour, or never more."""
+        if final := pushes.unsendable(request.items):
+            with self._changed:
+                outcome = self._outbox.refuse(request, final, self._clock.monotonic())
+            self._settler.conclude(outcome, request, "message")
 
     def _counted_id(self, batch: Batch) -> str | None:
         """Return the id of a group's one document, where a counted sentinel with a given id names it."""

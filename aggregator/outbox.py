@@ -256,12 +256,12 @@ class Outbox:
             self._withdraw(request, -inf)
 
     def put_back(self, request: Request, keep: int, now: float) -> None:
-        """Leave a request its first ``keep`` items; the others go in one of their own."""
+        """Leave a request its first ``keep`` items; the others go in further ones."""
         rest = request.items[keep:]
-        size = sum(item.size for item in rest)
         request.items = request.items[:keep]
-        request.size -= size
-        self._push(Request(rest, size, request.since).like(request), now)
+        for part in self._cut(rest, request.since):
+            request.size -= part.size
+            self._push(part.like(request), now)
 
     def drop(self, dead: Iterable[Item]) -> None:
         """Take items out that go back to the broker. Those under way stay until their verdict."""

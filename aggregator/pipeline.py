@@ -28,18 +28,19 @@ from aggregator.history import History
 from aggregator.ledger import Ledger, with_followers
 from aggregator.making import Maker
 from aggregator.outbox import Outbox
+from aggregator.pushing import Pushes
 from aggregator.settlement import Settler
 from aggregator.standing import PATIENCE, STATES, RouteState, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from aggregator.aggregation import Aggregation
     from aggregator.clock import Clock
     from aggregator.closed import ClosedKeys
     from aggregator.completion import AnyOf
     from aggregator.delivery import Delivery, Item, Link
     from aggregator.intake import Intake
+    from aggregator.made import Aggregation
     from aggregator.metrics import RouteMetrics
     from aggregator.ports import DeadLetterPort, Refused
     from aggregator.request import Request
@@ -136,6 +137,7 @@ class Pipeline:
             breaker=Breaker(limits.breaker_share, limits.breaker_window),
             stop_on_refusal=limits.stop_on_refusal,
             aggregated=aggregation is not None,
+            divided=isinstance(aggregation, Pushes),
             dead_letters=dead_letters,
             metrics=metrics,
             clock=clock,

@@ -42,13 +42,25 @@ SENTINEL_SECONDS = 5.0
 _GIVEN_BACK = Verdict(Fate.BLOCKED)
 _batch_of = attrgetter("batch")
 #: Of the words on the documents of one group the worst decides over its deliveries.
-_BADNESS = {Fate.WRITTEN: 0, Fate.DUPLICATE: 1, Fate.DEAD_LETTER: 2, Fate.BLOCKED: 3}
+_BADNESS = {
+    Fate.WRITTEN: 0,
+    Fate.DUPLICATE: 1,
+    Fate.EXPIRED: 2,
+    Fate.REFUSED: 3,
+    Fate.DEAD_LETTER: 4,
+    Fate.BLOCKED: 5,
+}
+#: Those that are acked, by their name in metrics.
+_ENDS = {Fate.DUPLICATE: "duplicate", Fate.EXPIRED: "expired", Fate.REFUSED: "refused"}
+#: What says something of the route's health: a dead token, or a time that is over, does not.
+_HEALTHY = frozenset({"written", "duplicate"})
 
 
 class Settler:
     """Settles what is final. ``stop`` is called with a reason when most messages are refused.
 
-    ``aggregated``: items may hold several deliveries, and deliveries may stand in several items.
+    ``aggregated``: items may hold several deliveries, and deliveries may stand in several items;
+    ``divided``: each item is a part of one delivery, which is told what became of it.
     """
 
     def __init__(
@@ -59,6 +71,7 @@ class Settler:
         breaker: Breaker,
         stop_on_refusal: bool,
         aggregated: bool,
+        divided: bool,
         dead_letters: DeadLetterPort,
         metrics: RouteMetrics,
         clock: Clock,
@@ -71,6 +84,7 @@ class Settler:
         self._breaker = breaker
         self._stop_on_refusal = stop_on_refusal
         self._aggregated = aggregated
+        self._divided = divided
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._clock = clock
@@ -86,22 +100,33 @@ class Settler:
     def conclude(self, outcome: Outcome, request: Request, source: str) -> None:
         """Settle what is final: ack what was written, dead-letter what was refused."""
         outcome = self._whole(outcome)
-        duplicates = [item for item, verdict in outcome.others if verdict.fate is Fate.DUPLICATE]
-        rejected = [final for final in outcome.others if final.verdict.fate is Fate.DEAD_LETTER]
-        for item, word in outcome.others:
-            if word.fate is Fate.WRITTEN:
+        ends = {"written": outcome.written}
+        rejected: list[Final] = []
+        later: list[Item] = []
+        for final in outcome.others:
+            item, word = final
+            if word.fate is Fate.DEAD_LETTER:
+                rejected.append(final)
+            elif word.fate is Fate.BLOCKED:
+                later.append(item)
+            elif word.fate is Fate.WRITTEN:
                 outcome.written.append(item)
                 self._metrics.divert(word.reason)
-        for items, verdict in ((outcome.written, "written"), (duplicates, "duplicate")):
+            else:
+                ends.setdefault(_ENDS[word.fate], []).append(item)
+        for verdict, items in ends.items():
             if items:
                 with self._changed:
                     # under the lock: a copy that comes now is either among them, or is told they are settled
                     members = self._members(items)
                     deliveries = list(with_followers(members))
                     self._ledger.settle(deliveries)
-                    self._breaker.pass_(len(members))
+                    if verdict in _HEALTHY:
+                        self._breaker.pass_(len(members))
                 self.acknowledge(deliveries, verdict)
                 self.count(items, verdict, request.sent)
+        if later:
+            self._postpone(later, request.sent)
         if rejected:
             now = self._clock.time()
             failed = request.first_failed
@@ -116,6 +141,16 @@ class Settler:
             )
             fate = "dead_lettered" if sent else "given_back"
             self.count([item for item, _ in rejected], fate, request.sent)
+
+    def _postpone(self, items: Sequence[Item], sent: float) -> None:
+        """Give messages back that their source holds until their time comes."""
+        with self._changed:
+            deliveries = list(with_followers(self._members(items)))
+            self._ledger.forget(deliveries)
+        dead = self.settle(deliveries, Settlement.GIVE_BACK)
+        self._metrics.settled("postponed", len(deliveries) - dead)
+        self._metrics.settled("given_back", dead)
+        self.count(items, "postponed", sent)
 
     def give_back(self, items: Iterable[Item]) -> None:
         """Conclude items that nobody can ack any more: the broker hands their deliveries out again."""
@@ -133,20 +168,47 @@ class Settler:
         """Leave out items whose deliveries stand in others too, but for the last of these to be final."""
         if not self._aggregated:
             return outcome
-        words = [*(Final(item, WRITTEN) for item in outcome.written), *outcome.others]
         whole = Outcome([], [])
+        if self._divided:
+            self._note_parts(outcome)
         with self._changed:
-            for item, said in words:
+            for item in outcome.written:
+                if item.shared is None:
+                    whole.written.append(item)
+                elif item.shared.settle(0, WRITTEN):
+                    self._add(whole, item, item.shared.word)
+            for item, said in outcome.others:
                 word = said
                 if item.shared is not None:
                     if not item.shared.settle(_BADNESS[said.fate], said):
                         continue
                     word = item.shared.word
-                if word is WRITTEN:
-                    whole.written.append(item)
-                else:
-                    whole.others.append(Final(item, word))
+                self._add(whole, item, word)
         return whole
+
+    @staticmethod
+    def _add(whole: Outcome, item: Item, word: Verdict) -> None:
+        if word is WRITTEN:
+            whole.written.append(item)
+        else:
+            whole.others.append(Final(item, word))
+
+    def _note_parts(self, outcome: Outcome) -> None:
+        """Tell messages what became of their parts, before anybody can settle them."""
+        passed, refused = len(outcome.written), 0
+        for item in outcome.written:
+            item.deliveries[0].part_final(item, WRITTEN)
+        for item, word in outcome.others:
+            if word.fate is Fate.BLOCKED:
+                continue
+            passed += word.fate in {Fate.WRITTEN, Fate.DUPLICATE}
+            refused += word.fate is Fate.DEAD_LETTER
+            for delivery in item.deliveries:
+                delivery.part_final(item, word)
+        with self._changed:
+            # by recipient: one that is refused in each message is no fault of the route
+            self._breaker.pass_(passed)
+            self._breaker.trips(refused)
 
     def dead_lettered(self, refused: Sequence[Refused]) -> None:
         """Settle deliveries that are safe in the dead-letter queue. Called by its thread."""
@@ -234,7 +296,8 @@ class Settler:
 
     def _conclude_controls(self, batch: Batch) -> None:
         """Ack the sentinels of a batch; where all of its members go back to the broker, they do too."""
-        returned = 0 < len(batch.deliveries) == batch.fates["given_back"]
+        back = batch.fates["given_back"] + batch.fates["postponed"]
+        returned = 0 < len(batch.deliveries) == back
         with self._changed:
             controls = list(with_followers(batch.controls))
             if returned:

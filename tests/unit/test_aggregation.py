@@ -11,8 +11,9 @@ from decimal import Decimal
 import orjson
 import pytest
 
-from aggregator.aggregation import Listing, Merge, Own, Part, compile_aggregation
+from aggregator.aggregation import Listing, Merge, Own, compile_aggregation
 from aggregator.errors import ConfigurationError, MessageRefusedError
+from aggregator.made import Made, Part
 from aggregator.merging import DEEPEST, GREATEST_SUM, LEAST_SUM, LONGEST_ID, Rule, read_object, write_json
 from aggregator.testing.memory import MemoryDelivery
 
@@ -171,7 +172,7 @@ def test_trusted_json_is_not_looked_at():
 
 @pytest.mark.parametrize("aggregation", [Listing(), Merge(), Own(lambda key, documents: {})])
 def test_a_batch_without_members_makes_nothing(aggregation):
-    assert aggregation.make(*batch([]), PLENTY) == ([], [], 0)
+    assert aggregation.make(*batch([]), PLENTY) == Made([], [])
     assert aggregation.make(*batch([member(b"")]), PLENTY).parts == []
 
 

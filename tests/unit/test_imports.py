@@ -19,8 +19,8 @@ DIRECTION = """
     delivery correlation content gate request
     isolation
     documents buffer outbox
-    settlement merging
-    aggregation intake
+    settlement merging made push_message
+    aggregation intake pushing
     making flush entrance
     pipeline
     own keys conditions entities
