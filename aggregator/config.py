@@ -52,6 +52,16 @@ class Route(RouteOptions):
         return is_amqp(self.broker.get_secret_value())
 
     @property
+    def from_tubes(self) -> bool:
+        """Whether the queue is one or several tubes of Tarantool."""
+        return is_tarantool(self.broker.get_secret_value())
+
+    @property
+    def tubes(self) -> tuple[str, ...]:
+        """The tubes that the queue names."""
+        return tuple(name.strip() for name in self.queue.split(","))
+
+    @property
     def dead_letter_queue(self) -> str | None:
         """The queue that refused messages go to; None where an exchange takes them."""
         if self.dead_letter is None:
@@ -118,6 +128,20 @@ def is_amqp(broker: str) -> bool:
     return "amqp" in broker.partition(":")[0].lower()
 
 
+def is_tarantool(broker: str) -> bool:
+    """Return whether the URL names servers of Tarantool."""
+    return broker.partition(":")[0].lower() == "tarantool"
+
+
+def _servers(broker: str) -> int:
+    """Return how many servers a URL of Tarantool names; 1 for any other."""
+    return (
+        broker.partition("://")[2].rpartition("@")[2].partition("/")[0].count(",") + 1
+        if is_tarantool(broker)
+        else 1
+    )
+
+
 def _route_faults(
     layers: Layers, name: str, route: Route | None, broker_fault: Callable[[str], str | None] | None
 ) -> Iterator[ConfigurationError]:
@@ -152,9 +176,13 @@ def _complete(name: str, options: RouteOptions, entity: Any = None) -> Route:
     """Fill in what depends on other settings. Already validated: not to be parsed a second time."""
     values: dict[str, Any] = dict(options)
     keyed = options.correlate is not None
-    workers = options.workers or (AMQP_WORKERS if is_amqp(options.broker.get_secret_value()) else 1)
-    size = options.size or KEYED_REQUEST_ITEMS
-    items = options.request_items or (max(size, KEYED_REQUEST_ITEMS) if keyed else size)
+    broker = options.broker.get_secret_value()
+    workers = (options.workers or (AMQP_WORKERS if is_amqp(broker) else 1)) * _servers(broker)
+    pushes = options.aggregate == "push"
+    if pushes and is_tarantool(broker) and "size" not in options.model_fields_set:
+        values["size"] = 1  # a task is a bulk already
+    size = values["size"] or KEYED_REQUEST_ITEMS
+    items = options.request_items or (max(size, KEYED_REQUEST_ITEMS) if keyed or pushes else size)
     linger = options.linger if options.linger is not None else (KEYED_LINGER if keyed else 0.0)
     # every flush thread busy with a group, one complete and waiting, one being filled
     total = size * (options.concurrency + 2)

@@ -19,9 +19,8 @@ from aggregator.metrics import Metrics
 from aggregator.reporting import announce, print_totals
 from aggregator.serving import serve
 from consumers.brokers import broker_fault
-from consumers.connecting import Broker
-from consumers.dead_letters import DeadLetters
 from consumers.route import RunningRoute
+from consumers.sources import make_source
 from consumers.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -141,36 +140,19 @@ class Service:
 
 def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRoute:
     """Put the parts of one route together; nothing connects yet."""
-    broker = Broker(
-        route.broker.get_secret_value(),
-        heartbeat=settings.heartbeat,
-        ca=str(route.broker_ca) if route.broker_ca else None,
-        server_hostname=route.server_hostname,
-        batched=route.amqp_input == "batched",
-    )
     sink = sinks.make_sink(route.sink, route.concurrency)
     route_metrics = metrics.route(route.name)
     pipeline: Pipeline
 
-    def on_published(refused: Sequence[Refused]) -> None:
+    def on_dead_lettered(refused: Sequence[Refused]) -> None:
         pipeline.dead_lettered(refused)
 
-    dead_letters = DeadLetters(
-        broker.url,
-        route.queue,
-        on_published=on_published,
-        tls=broker.tls,
-        exchange=route.dead_letter_exchange or None,
-        routing_key=route.dead_letter_queue,
-    )
-    pipeline = make_pipeline(route, sink=sink, dead_letters=dead_letters, metrics=route_metrics)
+    source = make_source(route, heartbeat=settings.heartbeat, on_dead_lettered=on_dead_lettered)
+    pipeline = make_pipeline(route, sink=sink, dead_letters=source.dead_letters, metrics=route_metrics)
     return RunningRoute(
         pipeline,
-        broker=broker,
-        queue=route.queue,
-        entity=route.entity,
+        source=source,
         sink=sink,
-        dead_letters=dead_letters,
         workers=route.workers,
         prefetch=route.prefetch,
         flushers=min(route.concurrency, sink.limits.concurrency),

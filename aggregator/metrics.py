@@ -12,8 +12,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from typing import Literal
 
     from prometheus_client.metrics_core import Metric
+
+    #: How a gauge of several processes is read.
+    Several = Literal["livesum", "livemax"]
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
 BYTES = (256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 10_485_760, 52_428_800)
@@ -35,13 +39,13 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"aggregator_{name}", text, (*route, *labels), registry=self.registry)
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
+        def gauge(name: str, text: str, *labels: str, several: Several = "livesum") -> Gauge:
             return Gauge(
                 f"aggregator_{name}",
                 text,
                 (*route, *labels),
                 registry=self.registry,
-                multiprocess_mode="livesum",
+                multiprocess_mode=several,
             )
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -84,6 +88,12 @@ class Metrics:
             "route_state", "1 for the state that the route is in; of several processes, how many.", "state"
         )
         self.workers = gauge("workers", "Workers by state.", "state")
+        self.queue_messages = gauge(
+            "queue_messages",
+            "Messages in the queue by state, as its broker tells every ten seconds.",
+            "state",
+            several="livemax",
+        )
         self.links_lost = counter("links_lost_total", "Connections to the broker that were lost.")
 
     def follow(self, gauge: Gauge, function: Callable[[], float]) -> None:
@@ -171,6 +181,11 @@ class RouteMetrics:
         """Show the route's state among all that it may have."""
         for state in states:
             self._metrics.route_state.labels(self._name, state).set(state == now)
+
+    def queue(self, states: Mapping[str, int]) -> None:
+        """Show how many messages are in the queue, by state."""
+        for state, number in states.items():
+            self._metrics.queue_messages.labels(self._name, state).set(number)
 
     def watch(self, gauges: Mapping[str, Callable[[], float]]) -> None:
         """Read gauges (by attribute of :class:`Metrics`) from functions whenever they are scraped."""

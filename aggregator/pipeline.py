@@ -225,6 +225,11 @@ class Pipeline:
             return not (self._buffer.held or self._under_way)
 
     @property
+    def writing(self) -> bool:
+        """Whether a request to the sink has no answer yet."""
+        return self._outbox.concurrency.under_way > 0
+
+    @property
     def _under_way(self) -> bool:
         """Whether something has left its group and is not settled."""
         return bool(
@@ -307,8 +312,6 @@ class Pipeline:
             for old, heir in heirs:
                 self._ledger.pass_on(old, heir)
             self._settler.give_up(dropped)
-            letters = self._dead_letters.drop(_all_dead)
-            self._settler.give_up(with_followers(entry.delivery for entry in letters))
             self._drop_dead()
             self._changed.notify()  # there is less to come, and an id may be free
 
@@ -448,6 +451,8 @@ class Pipeline:
 
     def _drop_dead(self) -> None:
         """Take items out that nobody can ack any more; the broker hands them out again."""
+        letters = self._dead_letters.drop(_all_dead)
+        self._settler.give_up(with_followers(entry.delivery for entry in letters))
         dead = [item for item in self._outbox.waiting() if not _alive(item.deliveries)]
         if dead and self._aggregated:
             dead = _all_waiting(dead)

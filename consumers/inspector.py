@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import ChannelError
 
 from consumers.connecting import is_not_found
+from consumers.source import QueueStatus
 
 if TYPE_CHECKING:
     from consumers.connecting import Broker
@@ -17,14 +18,7 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 2.0
 
 
-class QueueStatus(NamedTuple):
-    """``messages``: ready, not those that somebody holds. ``consumers``: everybody's."""
-
-    messages: int
-    consumers: int
-
-
-class Inspector:
+class BrokerInspector:
     """Asks the broker about one queue; one thread owns it, nothing it meets is an error."""
 
     def __init__(self, broker: Broker, queue: str) -> None:
@@ -47,7 +41,7 @@ class Inspector:
                     socket.settimeout(ANSWER_SECONDS)
             channel = self._connection.default_channel
             _, messages, consumers = channel.queue_declare(self._queue, passive=True)
-            return QueueStatus(messages or 0, consumers or 0)
+            return QueueStatus(messages or 0, consumers or 0, {"ready": messages or 0})
         except ChannelError as exc:
             self.close()
             # on kombu's Redis an empty queue is none

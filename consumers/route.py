@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from itertools import count
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -12,24 +11,17 @@ import structlog
 from aggregator.backoff import Backoff
 from aggregator.errors import PublisherUnavailableError, UnrecoverableError
 from aggregator.standing import RouteState
-from consumers import worker as workers_
-from consumers.inspector import Inspector
-from consumers.worker import Worker
+from consumers.source import STATES
 
 if TYPE_CHECKING:
-    from kombu.entity import Queue
-
     from aggregator.clock import Clock
     from aggregator.metrics import RouteMetrics
     from aggregator.pipeline import Pipeline
     from aggregator.sinks.base import Sink
-    from consumers.connecting import Broker
-    from consumers.dead_letters import DeadLetters
+    from consumers.source import Source, SourceWorker
 
 log = structlog.get_logger()
 
-#: Unique in the process: a delivery of one link is never taken for one of another.
-_EPOCHS = count(1)
 #: Beyond this many heartbeats without a sign of life a worker's connection is broken from outside.
 LIFELESS_BEATS = 3
 LIFELESS_LEAST = 30.0
@@ -48,52 +40,40 @@ class RunningRoute:
         self,
         pipeline: Pipeline,
         *,
-        broker: Broker,
-        queue: str,
+        source: Source,
         sink: Sink,
-        dead_letters: DeadLetters,
         workers: int,
         prefetch: int,
         flushers: int,
         metrics: RouteMetrics,
         clock: Clock,
-        entity: Queue | None = None,
     ) -> None:
         self.pipeline = pipeline
-        self.queue = queue
+        self.queue = source.queue
         self.sink = sink
         self.failure = ""
-        self._broker = broker
-        self._dead_letters = dead_letters
+        self._source = source
+        self._dead_letters = source.dead_letters
+        self._metrics = metrics
         self._clock = clock
         self._log = log.bind(route=pipeline.name)
         self.workers = [
-            Worker(
-                broker,
-                queue,
-                pipeline,
-                prefetch=prefetch,
-                name=f"{pipeline.name}-{number}",
-                epochs=_EPOCHS,
-                metrics=metrics,
-                entity=entity,
-                clock=clock,
-            )
+            source.worker(number, pipeline, prefetch=prefetch, metrics=metrics, clock=clock)
             for number in range(1, workers + 1)
         ]
-        self._threads: dict[Worker, Thread] = {}
+        self._threads: dict[SourceWorker, Thread] = {}
         self._flushers = [
             Thread(target=pipeline.run, name=f"{pipeline.name}-flush-{number}", daemon=True)
             for number in range(1, flushers + 1)
         ]
         pipeline.expect(workers * prefetch)
-        self.inspector = Inspector(broker, queue)
+        self.inspector = source.inspector
         self._backoff = Backoff(0.2, 10.0)
         self._failures = 0
         self._try_at = self._look_at = 0.0
         self._remind_at = 0.0
         self._missing = 0
-        metrics.watch_workers(workers_.STATES, self.count_workers)
+        metrics.watch_workers(STATES, self.count_workers)
 
     @property
     def started(self) -> bool:
@@ -122,13 +102,13 @@ class RunningRoute:
             if not thread.is_alive():
                 self._log.error("worker_died", worker=worker.name)
                 self._launch(worker)
-            elif now - worker.beat > max(LIFELESS_LEAST, LIFELESS_BEATS * self._broker.heartbeat):
+            elif now - worker.beat > max(LIFELESS_LEAST, LIFELESS_BEATS * self._source.heartbeat):
                 self._log.error("worker_lifeless", worker=worker.name, seconds=round(now - worker.beat))
                 worker.kick()
                 worker.beat = now
-        if self._broker.amqp and now >= self._look_at:
+        if self._source.watched and now >= self._look_at:
             self._look_at = now + CONSUMERS_EVERY
-            self._look_for_consumers()
+            self._look_at_queue()
 
     def _start(self, now: float) -> None:
         try:
@@ -149,19 +129,22 @@ class RunningRoute:
             self._launch(worker)
         self._look_at = now + CONSUMERS_EVERY
 
-    def _launch(self, worker: Worker) -> None:
+    def _launch(self, worker: SourceWorker) -> None:
         worker.beat = self._clock.monotonic()
         thread = self._threads[worker] = Thread(target=worker.run, name=worker.name, daemon=True)
         thread.start()
 
-    def _look_for_consumers(self) -> None:
-        """Notice workers that believe to consume while the broker knows nothing of it."""
+    def _look_at_queue(self) -> None:
+        """Tell how much waits; notice workers that believe to consume while the broker knows nothing of it."""
         expected = self.count_workers("consuming")
         status = self.inspector.status()
-        missing = status is not None and status.consumers < expected == len(self.workers)
+        if status is not None and status.states is not None:
+            self._metrics.queue(status.states)
+        found = status.consumers if status is not None else None
+        missing = found is not None and found < expected == len(self.workers)
         self._missing = self._missing + 1 if missing else 0
-        if self._missing > 1 and status is not None:
-            self._log.error("consumers_missing", expected=expected, found=status.consumers)
+        if self._missing > 1:
+            self._log.error("consumers_missing", expected=expected, found=found)
             self._missing = 0
             for worker in self.workers:
                 worker.kick()

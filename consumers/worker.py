@@ -58,8 +58,6 @@ MESSAGES_AT_ONCE = 1_000
 #: Bodies of one read at most, so that the bound on what is held is asked again.
 BYTES_AT_ONCE = 1024 * 1024
 
-STATES = ("connecting", "isolating", "consuming", "waiting", "stopping", "stopped")
-
 
 class LinkLostError(ConnectionError):
     """The connection that is consumed on is not the open one any more."""

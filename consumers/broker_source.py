@@ -1,0 +1,65 @@
+"""A queue of a broker that kombu speaks to, as a source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from consumers.connecting import Broker
+from consumers.dead_letters import DeadLetters
+from consumers.inspector import BrokerInspector
+from consumers.source import EPOCHS
+from consumers.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aggregator.clock import Clock
+    from aggregator.config import Route
+    from aggregator.metrics import RouteMetrics
+    from aggregator.pipeline import Pipeline
+    from aggregator.ports import Refused
+
+
+class BrokerSource:
+    """A queue, declared as ``route.entity`` says or taken as it stands; refused messages are published."""
+
+    def __init__(
+        self, route: Route, *, heartbeat: float, on_dead_lettered: Callable[[Sequence[Refused]], None]
+    ) -> None:
+        broker = Broker(
+            route.broker.get_secret_value(),
+            heartbeat=heartbeat,
+            ca=str(route.broker_ca) if route.broker_ca else None,
+            server_hostname=route.server_hostname,
+            batched=route.amqp_input == "batched",
+        )
+        self.queue = route.queue
+        self.heartbeat = heartbeat
+        self.watched = broker.amqp
+        self.inspector = BrokerInspector(broker, route.queue)
+        self.dead_letters = DeadLetters(
+            broker.url,
+            route.queue,
+            on_published=on_dead_lettered,
+            tls=broker.tls,
+            exchange=route.dead_letter_exchange or None,
+            routing_key=route.dead_letter_queue,
+        )
+        self._broker = broker
+        self._entity = route.entity
+
+    def worker(
+        self, number: int, pipeline: Pipeline, *, prefetch: int, metrics: RouteMetrics, clock: Clock
+    ) -> Worker:
+        """Return a worker with a connection of its own."""
+        return Worker(
+            self._broker,
+            self.queue,
+            pipeline,
+            prefetch=prefetch,
+            name=f"{pipeline.name}-{number}",
+            epochs=EPOCHS,
+            metrics=metrics,
+            entity=self._entity,
+            clock=clock,
+        )
