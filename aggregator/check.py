@@ -98,7 +98,8 @@ def check(settings: Settings) -> Report:
 
 def _way(route: Route) -> Iterator[tuple[str, str]]:
     workers = f"{route.workers} worker{'s' * (route.workers > 1)} x prefetch {route.prefetch}"
-    yield "from", f"{route.broker} queue {route.queue!r}, {workers}"
+    named = f"tubes {', '.join(route.tubes)}" if route.from_tubes else f"queue {route.queue!r}"
+    yield "from", f"{route.broker} {named}, {workers}"
     if route.entity is not None:
         yield "declared as", described(route.entity)
     yield "grouped by", shown(route.correlate) if route.correlate else "nothing: all messages are one group"
@@ -113,6 +114,9 @@ def _way(route: Route) -> Iterator[tuple[str, str]]:
     )
     yield "to", f"{_target(route)}, id from {shown(route.id) if route.id else 'the moment of receipt'}"
     target = route.dead_letter_queue
+    if route.from_tubes:
+        yield "refused to", "its tube, buried"
+        return
     yield "refused to", f"queue {target!r}" if target else f"exchange {route.dead_letter_exchange!r}"
 
 
@@ -132,6 +136,8 @@ def _completion(route: Route) -> str:
 
 
 def _aggregation(route: Route) -> str:
+    if route.aggregate == "push":
+        return "a push to each of its recipients"
     rules = ", ".join(f"{name} {rule}" for name, rule in (route.merge or {}).items())
     return f"one document: {_named(route.aggregate)}{f' ({rules})' if rules else ''}"
 

@@ -135,11 +135,8 @@ def is_tarantool(broker: str) -> bool:
 
 def _servers(broker: str) -> int:
     """Return how many servers a URL of Tarantool names; 1 for any other."""
-    return (
-        broker.partition("://")[2].rpartition("@")[2].partition("/")[0].count(",") + 1
-        if is_tarantool(broker)
-        else 1
-    )
+    hosts = broker.partition("://")[2].rpartition("@")[2].partition("/")[0]
+    return hosts.count(",") + 1 if is_tarantool(broker) else 1
 
 
 def _route_faults(

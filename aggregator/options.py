@@ -180,7 +180,11 @@ class Options(BaseModel):
 class Connection(Options):
     """Broker"""
 
-    broker: SecretUrl = option(DEFAULT_BROKER, "where the messages come from: any URL of kombu", "URL")
+    broker: SecretUrl = option(
+        DEFAULT_BROKER,
+        "where the messages come from: any URL of kombu, or tarantool://user:password@host:port,host2/",
+        "URL",
+    )
     broker_ca: Annotated[File | None, Unset] = option(
         None,
         "certificates (PEM) that the broker's must descend from; amqps only",
@@ -199,9 +203,18 @@ class Connection(Options):
 class Intake(Options):
     """Taking messages"""
 
-    queue: Name = option(DEFAULT_QUEUE, "the queue to take messages from", "NAME")
+    queue: Name = option(
+        DEFAULT_QUEUE,
+        "the queue to take messages from; of Tarantool: a tube, or several separated by commas",
+        "NAME",
+    )
     workers: Annotated[Count | None, Unset] = option(
-        None, "threads that consume, a connection each", "N", unset="5 for AMQP, else 1", ge=1, le=1000
+        None,
+        "threads that consume, a connection each",
+        "N",
+        unset="5 for AMQP, else 1; of tubes at each server",
+        ge=1,
+        le=1000,
     )
     prefetch: Annotated[Count | None, Unset] = option(
         None,
@@ -241,7 +254,7 @@ class Grouping(Options):
     """Groups: which messages go together, and when"""
 
     size: Annotated[Count | None, Unset] = option(
-        1000, "messages that complete a group", "N", unset="off", ge=1
+        1000, "messages that complete a group; 1 for pushes from tubes", "N", unset="off", ge=1
     )
     bytes: Annotated[Size | None, Unset, OrOff] = option(
         "10MB", "bytes that a group never grows beyond", "SIZE", unset="off"
@@ -322,7 +335,8 @@ class Writing(Options):
     aggregate: Form = option(
         "documents",
         "what a complete group becomes: documents (one for each message), list or list:N (one of all, or of"
-        " N), merge (by the rules of --merge), or function:MODULE:NAME",
+        " N), merge (by the rules of --merge), push (one for each recipient of its push messages:"
+        " docs/push.md), or function:MODULE:NAME",
         "FORM",
     )
     merge: Annotated[dict[str, str] | None, Unset] = option(
@@ -350,7 +364,7 @@ class Writing(Options):
         False, "find out how many of them bring something: from 1 up to concurrency"
     )
     request_items: Annotated[Count | None, Unset] = option(
-        None, "documents in a request", "N", unset="size; 1000 at least with --correlate", ge=1
+        None, "documents in a request", "N", unset="size; 1000 at least with --correlate, or for pushes", ge=1
     )
     request_bytes: Size = option("10MB", "bytes of documents in a request", "SIZE", gt=0)
     linger: Annotated[Duration | None, Unset] = option(

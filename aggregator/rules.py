@@ -110,7 +110,9 @@ def broker_faults(
     broker: str, label: Callable[[str], str], broker_fault: Callable[[str], str | None] | None
 ) -> Iterator[ConfigurationError]:
     """Yield what is wrong with a broker's URL; ``label`` gives a setting's name as the user wrote it."""
-    problem = broken_url(broker) or (broker_fault(broker) if broker_fault else None)
+    problem = (None if is_tubes(broker) else broken_url(broker)) or (
+        broker_fault(broker) if broker_fault else None
+    )
     if problem:
         yield ConfigurationError(label("broker"), problem)
 
@@ -134,6 +136,7 @@ def route_faults(route: Route, label: Callable[[str], str]) -> Iterator[Configur
         *_isolation(route),
         *_sentinel(route),
         *_aggregation(route),
+        *_tubes(route),
     ):
         yield ConfigurationError(label(field), problem)
 
@@ -191,6 +194,11 @@ def _encryption(route: Route) -> Iterator[tuple[str, str]]:
     for field in () if url.startswith("amqps") else ("broker_ca", "server_hostname"):
         if getattr(route, field) is not None:
             yield field, f"{masked(url)} is not encrypted, nothing would be verified; amqps:// is needed"
+
+
+def is_tubes(url: str) -> bool:
+    """Return whether a broker's URL names servers of Tarantool: several hosts may stand in it."""
+    return url.startswith("tarantool://")
 
 
 def broken_url(url: str) -> str | None:
@@ -302,3 +310,18 @@ def _sentinel(route: Route) -> Iterator[tuple[str, str]]:
         yield "predicate_early", "there is no predicate; set predicate as well, or remove it"
     if route.sentinel_count is not None and route.sentinel is None:
         yield "sentinel_count", "there is no sentinel; set sentinel as well, or remove it"
+
+
+def _tubes(route: Route) -> Iterator[tuple[str, str]]:
+    if not route.from_tubes:
+        return
+    if not all(route.tubes):
+        yield "queue", f"{route.queue!r} names a tube without a name; names separated by commas are needed"
+    elif len(set(route.tubes)) < len(route.tubes):
+        yield "queue", f"{route.queue!r} names a tube twice; once is enough"
+    if route.aggregate not in {"documents", "push"}:
+        yield "aggregate", "what comes from tubes becomes documents or push; one of these is needed"
+    if route.dead_letter is not None:
+        yield "dead_letter", "what is refused stays in its tube, buried; remove it"
+    if route.entity is not None:
+        yield "queue", "tubes are made by tubes.create at the server; a name is needed"

@@ -11,6 +11,8 @@ from aggregator.errors import ConfigurationError
 from consumers.transports import SQLITE_QUEUE, register
 from consumers.transports.sqlite_settings import parse_url
 
+TARANTOOL = "tarantool"
+
 
 def broker_fault(url: str) -> str | None:
     """Return what is wrong with ``url`` (several are joined by ``;``) and what would be right, or None.
@@ -23,12 +25,14 @@ def broker_fault(url: str) -> str | None:
 
 def _fault(url: str) -> str | None:
     scheme = url.partition("://")[0].partition("+")[0]
+    if scheme == TARANTOOL:
+        return _tarantool_fault(url)
     if scheme not in TRANSPORT_ALIASES:
-        near = get_close_matches(scheme, TRANSPORT_ALIASES, n=1)
+        near = get_close_matches(scheme, [*TRANSPORT_ALIASES, TARANTOOL], n=1)
         hint = (
             f"did you mean {near[0]}?"
             if near
-            else "amqp, amqps, sqlite-queue or another of kombu's is needed"
+            else "amqp, amqps, sqlite-queue, tarantool or another of kombu's is needed"
         )
         return f"unknown scheme {scheme!r}; {hint}"
     if scheme == SQLITE_QUEUE:
@@ -41,4 +45,16 @@ def _fault(url: str) -> str | None:
         _ = Connection(url).transport
     except Exception as exc:  # noqa: BLE001 - a missing client shows as an ImportError, or an AttributeError on None
         return f"the client for {scheme} cannot be used ({exc}); install it: pip install 'kombu[{scheme}]'"
+    return None
+
+
+def _tarantool_fault(url: str) -> str | None:
+    try:
+        from consumers.tarantool import parse_url  # noqa: PLC0415 - only who has Tarantool needs its client
+    except ImportError:
+        return "the client for tarantool is missing; install it: pip install 'kombu-aggregator[tarantool]'"
+    try:
+        parse_url(url)
+    except ConfigurationError as exc:
+        return exc.problem
     return None

@@ -135,7 +135,7 @@ class RunningRoute:
         thread.start()
 
     def _look_at_queue(self) -> None:
-        """Tell how much waits; notice workers that believe to consume while the broker knows nothing of it."""
+        """Tell how much waits; notice workers that believe to consume, and the broker knows nothing."""
         expected = self.count_workers("consuming")
         status = self.inspector.status()
         if status is not None and status.states is not None:

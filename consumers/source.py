@@ -1,9 +1,11 @@
-"""What a route asks of wherever its deliveries come from: workers, a look from outside, a place for refusals."""
+"""What a route asks of wherever its deliveries come from: workers, a look from outside, dead letters."""
 
 from __future__ import annotations
 
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from aggregator.ports import DeadLetterPort
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,7 +14,6 @@ if TYPE_CHECKING:
     from aggregator.clock import Clock
     from aggregator.metrics import RouteMetrics
     from aggregator.pipeline import Pipeline
-    from aggregator.ports import DeadLetterPort
 
 #: Unique in the process: a delivery of one link is never taken for one of another.
 EPOCHS = count(1)
@@ -21,7 +22,9 @@ STATES = ("connecting", "isolating", "consuming", "waiting", "stopping", "stoppe
 
 
 class QueueStatus(NamedTuple):
-    """``messages``: those to be taken still, not those that somebody holds. ``consumers``: everybody's, None
+    """What a queue holds.
+
+    ``messages``: those to be taken still, not those that somebody holds. ``consumers``: everybody's, None
     where the source does not say. ``states``: how many are in which state, as far as it tells.
     """
 
@@ -66,7 +69,7 @@ class SourceWorker(Protocol):
     """A thread's work: taking deliveries over one link after the other, and acking them.
 
     Setting ``stopping`` ends the taking, and ``cancelled`` is set then; the link stays for acks until
-    ``released`` is set. ``state`` is one of :data:`STATES`; ``beat``: its last sign of life, in monotonic seconds.
+    ``released`` is set. ``state`` is one of :data:`STATES`; ``beat``: its last sign of life (monotonic).
     """
 
     name: str
@@ -102,8 +105,16 @@ class Source(Protocol):
     queue: str
     heartbeat: float
     watched: bool
-    dead_letters: DeadLetterService
-    inspector: Inspector
+
+    @property
+    def dead_letters(self) -> DeadLetterService:
+        """Where refused deliveries go."""
+        ...
+
+    @property
+    def inspector(self) -> Inspector:
+        """The look from outside."""
+        ...
 
     def worker(
         self, number: int, pipeline: Pipeline, *, prefetch: int, metrics: RouteMetrics, clock: Clock

@@ -37,15 +37,16 @@ class Progress:
 
 
 class TubeDelivery(Delivery):
-    """A task that this session has taken. ``tag`` is its id, never used twice by its server.
+    """A task that this session has taken: a ``row`` of tube, id, attempts and data.
 
-    ``server``: ``host:port``. ``attempts``: how often it was taken before. ``until``: unix seconds before
-    which it is not to be handed out again, 0 for at once.
+    ``tag`` is its id, never used twice by its server. ``server``: ``host:port``. ``attempts``: how often it
+    was taken before. ``until``: unix seconds before which it is not to be handed out again, 0 for at once.
     """
 
     __slots__ = ("attempts", "content_type", "progress", "server", "tube", "until")
 
-    def __init__(self, link: Link, server: str, tube: str, task: int, attempts: int, data: Any) -> None:
+    def __init__(self, link: Link, server: str, row: tuple[str, int, int, Any]) -> None:
+        tube, task, attempts, data = row
         body, self.content_type = as_body(data)
         super().__init__(body, link, task, redelivered=attempts > 0)
         if isinstance(data, dict):

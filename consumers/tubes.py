@@ -253,7 +253,7 @@ class TubeWorker:
         if self.state != "consuming":
             self.state, self._failures = "consuming", 0
         server = str(self._address)
-        deliveries = [TubeDelivery(link, server, *row) for row in rows]
+        deliveries = [TubeDelivery(link, server, row) for row in rows]
         for delivery in deliveries:
             if delivery.redelivered:
                 self._memory.recall(delivery)

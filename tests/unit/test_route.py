@@ -12,8 +12,9 @@ from aggregator.metrics import Metrics
 from aggregator.pipeline import Pipeline
 from aggregator.sinks.function import FunctionSink
 from aggregator.testing.memory import MemoryDelivery, MemoryLink
-from consumers.connecting import Broker
+from aggregator.testing.settings import from_arguments
 from consumers.route import RunningRoute
+from consumers.sources import make_source
 
 
 class Clock:
@@ -100,12 +101,11 @@ def test_with_all_links_open_pressure_acts_at_once(pipeline, clock, written):
 
 
 def test_a_route_says_what_the_broker_will_send(pipeline, clock, written):
+    route = from_arguments({"broker": "amqp://127.0.0.1:1//", "queue": "q"})
     RunningRoute(
         pipeline,
-        broker=Broker("amqp://127.0.0.1:1//"),
-        queue="q",
+        source=make_source(route, heartbeat=20.0, on_dead_lettered=print),
         sink=FunctionSink(print),
-        dead_letters=None,
         workers=2,
         prefetch=16,
         flushers=1,
