@@ -9,7 +9,6 @@ import orjson
 
 from aggregator.delivery import Delivery
 from aggregator.intake import DELIVERY_COUNT
-from aggregator.sinks.base import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from aggregator.sinks.base import Verdict
 
 SENT, EXPIRED, REFUSED, DONE = "sent", "expired", "refused", "done"
-_WORDS = {Fate.WRITTEN: SENT, Fate.DUPLICATE: SENT, Fate.EXPIRED: EXPIRED}
+_WORDS = {"written": SENT, "duplicate": SENT, "expired": EXPIRED}
 
 
 class Progress:
@@ -94,14 +93,15 @@ class TubeDelivery(Delivery):
 
     def part_final(self, item: Item, verdict: Verdict) -> None:
         """Note the last word on a recipient, or on the task."""
-        fate = verdict.fate
-        if fate is Fate.DEAD_LETTER:
+        fate = verdict.fate.value
+        dead = fate == "dead_letter"
+        if dead:
             word, notes = verdict.reason, self.progress.dead
         else:
             word, notes = _WORDS.get(fate) or verdict.reason or REFUSED, self.progress.done
         if item.address is not None:
             notes[item.address.index] = word
-        elif fate is not Fate.DEAD_LETTER:
+        elif not dead:
             self.progress.whole = word
 
     def postpone(self, until: float) -> bool:

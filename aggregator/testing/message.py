@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from aggregator.intake import DELIVERY_COUNT
+from aggregator.sinks.base import Fate
 from aggregator.testing.memory import MemoryDelivery
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aggregator.delivery import Shared
+    from aggregator.delivery import Item, Shared
+    from aggregator.sinks.base import Verdict
     from aggregator.testing.broker import OpenLink
 
 
@@ -99,6 +101,12 @@ class QueuedDelivery(MemoryDelivery):
             redelivered=message.deliveries > 1,
         )
         self.message = message
+
+    def part_final(self, item: Item, verdict: Verdict) -> None:
+        """Note what the route gave up by itself: no sink has a word on it."""
+        if verdict.fate is Fate.EXPIRED:
+            self.message.fates["expired"] += 1
+            self.message.shared = item.shared or self.message.shared
 
 
 def read_document(body: bytes) -> Any:

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from aggregator.testing.faults import Faults
     from aggregator.testing.message import Message
 
-_TOLD = {Fate.WRITTEN: "written", Fate.DUPLICATE: "duplicate"}
+_TOLD = {
+    Fate.WRITTEN: "written",
+    Fate.DUPLICATE: "duplicate",
+    Fate.REFUSED: "refused",
+    Fate.EXPIRED: "expired",
+}
 
 
 class CompletedBatch:
@@ -77,7 +82,9 @@ class Record:
         buffer.take = watched  # type: ignore[method-assign]
 
     def told(self, item: Item, verdict: Verdict) -> None:
-        """Note the sink's word on an item."""
+        """Note the sink's word on an item. A push that has expired tells its message itself."""
+        if item.address is not None and verdict.fate is Fate.EXPIRED:
+            return
         if (fate := _TOLD.get(verdict.fate)) is not None:
             self._note(item.deliveries, fate, item.shared)
 

@@ -738,8 +738,11 @@ def test_a_function_is_found(module, name):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "'' is unknown; documents, list, list:100, merge or function:package.module:name is needed"),
-        ("lists", "'lists' is unknown; documents, list, list:100, merge or function"),
+        (
+            "",
+            "'' is unknown; documents, list, list:100, merge, push or function:package.module:name is needed",
+        ),
+        ("lists", "'lists' is unknown; documents, list, list:100, merge, push or function"),
         ("lists", "did you mean list?"),
         ("documents:1", "is unknown"),
         ("x" * 500, "is unknown"),
