@@ -271,11 +271,14 @@ class TubeWorker:
         """Leave in order: acks first, then nothing more is sent, then the rest goes back, shortened."""
         link.perform(self._metrics.ack_lag_seconds.observe)
         self._lose(link)
+        self._await_answers()
+        link.return_all()
+
+    def _await_answers(self) -> None:
         until = self._clock.monotonic() + PARTING_SECONDS
         while self._pipeline.writing and self._clock.monotonic() < until:
             self._awake.wait(LOOK_SECONDS)
             self._awake.clear()
-        link.return_all()
 
     def _lose(self, link: TubeLink) -> None:
         if link.alive:
