@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aggregator.delivery import Delivery, Item
+    from aggregator.push import Address
 
 #: A reason is a label of metrics: a word of the program, never a sentence and never data.
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[._-][A-Za-z0-9]+)*")
@@ -65,6 +66,11 @@ class BulkItem:
         For reading: ``headers``, ``properties``, ``routing_key``, ``exchange``, ``redelivered``, ``body``.
         """
         return self._item.deliveries
+
+    @property
+    def address(self) -> Address | None:
+        """To whom it goes, for ``aggregate = "push"``; None for documents."""
+        return self._item.address  # type: ignore[no-any-return]
 
     @property
     def key(self) -> str | None:

@@ -102,6 +102,15 @@ def test_consumers_know_the_core_and_no_sink(path):
 
 
 @pytest.mark.parametrize(
+    "path", [*sorted(ROOT.glob("consumers/tube*.py")), ROOT / "consumers/source.py"], ids=name_of
+)
+def test_tubes_know_no_kombu(path):
+    assert not {name for name in imports(path, lazy=True) if name.split(".")[0] in {"kombu", "amqp"}}
+    inner = ("worker", "connecting", "inspector", "link", "delivery", "publisher", "dead_letters")
+    assert not {f"consumers.{name}" for name in inner} & set(imports(path, lazy=True))
+
+
+@pytest.mark.parametrize(
     "path",
     [
         path

@@ -178,6 +178,23 @@ def test_a_session_lost_during_a_write_is_not_acked_and_its_copy_settles(stage):
     assert (stage.server.tasks, stage.server.counts) == ({}, {"sent": 2})
 
 
+def test_a_task_that_somebody_else_got_settles_by_the_word_that_was_under_way(stage):
+    stage.server.put(push("a", "b"))
+    other = stage.another()
+
+    def run_out():
+        stage.gateway.during = lambda: None
+        (task,) = stage.server.of("taken")
+        stage.server.give_back(task)  # its time to run is over, and its session lives
+        other.step()
+
+    stage.gateway.during = run_out
+    stage.turn()
+    other.step()
+    assert (stage.gateway.sent, stage.server.tasks) == (["a", "b"], {})
+    assert stage.server.counts == {"sent": 2}
+
+
 def test_an_ack_that_was_lost_is_sent_again_and_nothing_else(stage):
     stage.server.put(push("a"))
     stage.turn(1)
