@@ -1,8 +1,6 @@
 """What a complete group becomes: one document of all its members, or a few. Pure.
 
-A member whose given id and body are in the group already is the same message sent again. It is not
-counted twice: the first stands in the document, and the others settle with it. Another body under an
-id of the group is refused (``bad-id``): one of the two would be lost. For the ids of the documents
+Members that were sent twice are told apart in :mod:`aggregator.reading`; for the ids of the documents
 see :mod:`aggregator.merging`.
 """
 
@@ -12,64 +10,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from math import ceil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from aggregator.documents import make_document
+from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import ConfigurationError, MessageRefusedError
 from aggregator.importing import check_function, load_function, name_of
-from aggregator.made import Made, Part
-from aggregator.merging import Fold, Plan, Rule, group_ids, make_plan, read_object, write_json
+from aggregator.merging import Fold, Plan, Rule, make_plan, read_object, write_json
+from aggregator.push_events import PushEvents
+from aggregator.reading import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aggregator.clock import Clock
     from aggregator.delivery import Delivery
-    from aggregator.made import Aggregation, Refusal
-
-    Member = tuple[Delivery, bytes]
+    from aggregator.made import Aggregation, Made, Refusal
+    from aggregator.reading import Member, Work
 
 Function = Callable[[str | None, list[dict[str, Any]]], dict[str, Any] | list[dict[str, Any]]]
 
-_CONFLICT = "another message of its group has the same id and another body"
 _TAKES = "a key and a list of documents"
 _EXAMPLE = ("key", [dict[str, Any]()])
-FORMS = "documents, list, list:100, merge, push or function:package.module:name"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How members are read: ``trust_json`` and ``max_message`` (bytes) as for ``make_document``."""
-
-    route: str = "default"
-    trust_json: bool = False
-    max_message: int = 16 * 1024 * 1024
-
-    def read(self, key: str | None, deliveries: Sequence[Delivery]) -> _Work:
-        """Make the documents of all members; whatever is wrong with one concerns that one alone."""
-        work = _Work(self.route, key, deliveries)
-        seen: dict[str, Delivery] = {}
-        for delivery in deliveries:
-            if delivery.fingerprint and (first := seen.get(delivery.id)) is not None:
-                if first.body == delivery.body:
-                    work.copies.setdefault(delivery.id, []).append(delivery)
-                else:
-                    work.refused.append((delivery, MessageRefusedError("bad-id", _CONFLICT)))
-                continue
-            try:
-                document = delivery.document or make_document(
-                    delivery, trust_json=self.trust_json, max_bytes=self.max_message
-                )
-            except MessageRefusedError as exc:
-                work.refused.append((delivery, exc.with_traceback(None)))
-            except Exception as exc:  # noqa: BLE001 - a message that nobody foresaw; words may hold its body
-                work.refused.append((delivery, MessageRefusedError("unreadable", type(exc).__name__)))
-            else:
-                work.members.append((delivery, document))
-                if delivery.fingerprint:
-                    seen[delivery.id] = delivery
-        return work
+FORMS = "documents, list, list:100, merge, push, push:templates.toml or function:package.module:name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,52 +171,6 @@ class _Built(NamedTuple):
     refused: list[Refusal]
 
 
-class _Work:
-    """One group on its way. ``copies``: by given id, the further deliveries of a member."""
-
-    __slots__ = ("copies", "deliveries", "key", "members", "parts", "places", "refused", "repeats", "route")
-
-    def __init__(self, route: str, key: str | None, deliveries: Sequence[Delivery]) -> None:
-        self.route = route
-        self.key = key
-        self.deliveries = deliveries
-        self.members: list[Member] = []
-        self.copies: dict[str, list[Delivery]] = {}
-        self.parts: list[Part] = []
-        self.refused: list[Refusal] = []
-        self.repeats = 0
-        self.places: dict[int, int] = {}
-
-    def add(self, members: Sequence[Member], documents: Sequence[bytes]) -> None:
-        """Add the documents that were made of these members."""
-        deliveries = self._with_copies([delivery for delivery, _ in members])
-        self.repeats += len(deliveries) - len(members)
-        given = all(delivery.fingerprint for delivery in deliveries)
-        names = group_ids(self.route, self.key, [delivery for delivery, _ in members], documents)
-        for name, document in zip(names, documents, strict=True):
-            fingerprint = (hash(name) or 1) if given else 0
-            self.parts.append(Part(name, document, deliveries, fingerprint, len(documents)))
-
-    def refuse(self, deliveries: list[Delivery], error: MessageRefusedError) -> None:
-        """Refuse members, each with its copies."""
-        self.refused += [(delivery, error) for delivery in self._with_copies(deliveries)]
-
-    def made(self) -> Made:
-        """Return what was made."""
-        return Made(self.parts, self.refused, self.repeats)
-
-    def _with_copies(self, deliveries: list[Delivery]) -> list[Delivery]:
-        copies = self.copies
-        if not copies:
-            return deliveries
-        further = [copy for one in deliveries if one.fingerprint for copy in copies.get(one.id, ())]
-        if not further:
-            return deliveries
-        if not self.places:
-            self.places = {id(delivery): place for place, delivery in enumerate(self.deliveries)}
-        return sorted([*deliveries, *further], key=lambda delivery: self.places[id(delivery)])
-
-
 def _sift(
     members: Sequence[Member], take: Callable[[dict[str, Any]], None]
 ) -> tuple[list[Member], list[Refusal]]:
@@ -268,7 +187,7 @@ def _sift(
     return kept, refused
 
 
-def _in_pieces(work: _Work, build: Callable[[Sequence[Member]], _Built], max_bytes: int) -> None:
+def _in_pieces(work: Work, build: Callable[[Sequence[Member]], _Built], max_bytes: int) -> None:
     """Build documents of all members, or of pieces of them, and pieces of those, until each fits."""
     todo = [work.members] if work.members else []
     while todo:
@@ -320,6 +239,7 @@ def compile_aggregation(
     route: str = "default",
     trust_json: bool = False,
     max_message: int = 16 * 1024 * 1024,
+    clock: Clock = SYSTEM_CLOCK,
     field: str = "aggregate",
 ) -> Aggregation | None:
     """Return what ``text`` names: one of :data:`FORMS`; None for documents, each message one.
@@ -347,6 +267,8 @@ def compile_aggregation(
         return Merge(rules=merge, **reading)
     if kind == "list":
         return Listing(limit=_limit(rest, field) if colon else None, **reading)
+    if kind == "push" and rest:
+        return PushEvents(Path(rest), clock=clock, **reading)
     if kind == "function":
         return _own(rest, field, reading)
     near = get_close_matches(kind, ["documents", "list", "merge", "push", "function"], n=1)

@@ -103,6 +103,7 @@ def make_aggregation(route: Route, clock: Clock = SYSTEM_CLOCK) -> Aggregation |
         route=route.name,
         trust_json=route.trust_json,
         max_message=route.max_message,
+        clock=clock,
     )
 
 

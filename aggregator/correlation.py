@@ -16,6 +16,7 @@ import orjson
 
 from aggregator.errors import ConfigurationError, MessageRefusedError
 from aggregator.importing import check_function, load_function, name_of
+from aggregator.json_pointer import compile_pointer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,18 +153,10 @@ def _constant(value: str) -> Expression:
 
 
 def _pointer(text: str) -> Expression:
-    steps = [step.replace("~1", "/").replace("~0", "~") for step in text[1:].split("/")]
+    look = compile_pointer(text)
 
     def read(item: Item) -> str | None:
-        value = item.json()
-        for step in steps:
-            if isinstance(value, dict):
-                value = value.get(step)
-            elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
-                value = value[int(step)]
-            else:
-                return None
-        return _text(value, text)
+        return _text(look(item.json()), text)
 
     return read
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Mapping, Sequence
 
     from aggregator.buffer import Batch
+    from aggregator.push import Address
     from aggregator.sinks.base import Verdict
 
 
@@ -253,7 +254,7 @@ class Aggregate(Item):
     the document that was made.
     """
 
-    __slots__ = ("_bodies", "_deliveries", "shared")
+    __slots__ = ("_bodies", "_deliveries", "address", "shared")
 
     def __init__(
         self,
@@ -264,12 +265,14 @@ class Aggregate(Item):
         document: bytes = b"",
         fingerprint: int = 0,
         shared: Shared | None = None,
+        address: Address | None = None,
         bodies: int,
     ) -> None:
         self._deliveries = deliveries
         self._bodies = bodies
         self.batch = batch
         self.shared = shared
+        self.address = address
         self.unmake()
         if document:
             self.id, self.document, self.fingerprint = id, document, fingerprint

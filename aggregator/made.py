@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from aggregator.delivery import Delivery, Item
     from aggregator.errors import MessageRefusedError
+    from aggregator.push import Address
     from aggregator.request import Final
 
     Refusal = tuple[Delivery, MessageRefusedError]
@@ -21,6 +22,7 @@ class Part(NamedTuple):
     of arrival; never empty. ``fingerprint``: 0 where the id is new at each receipt, as in ``Item``.
     ``sharing``: how many parts, this one among them, have these same deliveries (the very same
     sequence); they follow one another, and the deliveries settle once all of these parts are final.
+    ``address``: to whom it goes; None for documents.
     """
 
     id: str
@@ -28,6 +30,7 @@ class Part(NamedTuple):
     deliveries: Sequence[Delivery]
     fingerprint: int = 0
     sharing: int = 1
+    address: Address | None = None
 
 
 class Made(NamedTuple):

@@ -198,6 +198,7 @@ def _items(parts: Sequence[Part], group: Item) -> list[Item]:
                 document=part.document,
                 fingerprint=part.fingerprint,
                 shared=shared,
+                address=part.address,
                 bodies=bodies,
             )
         )

@@ -2,6 +2,9 @@
 
 A TOML file holds them:
 
+    type = "/type"                     # JSON pointers into an event; these are the defaults
+    language = "/language"
+    devices = "/devices"               # or function:package.module:name
     default_language = "en"
 
     [types.letter]
@@ -27,13 +30,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aggregator.errors import ConfigurationError, MessageRefusedError
+from aggregator.importing import load_function
+from aggregator.json_pointer import compile_pointer
 from aggregator.units import Duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from babel import Locale
+
+    #: Returns the devices of a group's user, given its key and its last event.
+    Devices = Callable[[str | None, Mapping[str, Any]], Any]
 
 Category = Literal["zero", "one", "two", "few", "many", "other"]
 
@@ -76,6 +84,9 @@ class Template(BaseModel):
 class _File(BaseModel):
     model_config = _STRICT
 
+    type: str = "/type"
+    language: str = "/language"
+    devices: str = "/devices"
     default_language: str = "en"
     types: dict[str, Template] = Field(min_length=1)
 
@@ -105,6 +116,10 @@ class Templates:
         self.types: Mapping[str, Template] = found.types
         self._default = found.default_language
         self._locales: dict[str, Locale] = {}
+        self._type, self._read_language = (
+            _pointer(path, name, text) for name, text in (("type", found.type), ("language", found.language))
+        )
+        self.devices_of = _devices(path, found.devices)
         for name, template in found.types.items():
             if self._default not in template.texts:
                 problem = f"types.{name}.texts.{self._default} is missing, the default language"
@@ -114,15 +129,25 @@ class Templates:
                 if problem:
                     raise ConfigurationError(FIELD, f"{path}: types.{name}.texts.{language}: {problem}")
 
+    def type_of(self, event: Mapping[str, Any]) -> str:
+        """Return which template an event is for. Raises ``MessageRefusedError`` (``unknown-type``)."""
+        kind = self._type(event)
+        if not isinstance(kind, str) or kind not in self.types:
+            raise MessageRefusedError("unknown-type", "the event's type has no template")
+        return kind
+
+    def language_of(self, event: Mapping[str, Any]) -> str | None:
+        """Return the language that an event names, None where it names none."""
+        language = self._read_language(event)
+        return language if isinstance(language, str) else None
+
     def render(self, kind: str, language: str | None, count: int, event: Mapping[str, Any]) -> Text:
         """Return the text for so many events, of which ``event`` is the last.
 
         A language that is not there is looked for without its region, and then the default takes its place.
-        Raises ``MessageRefusedError``: ``unknown-type``, or ``bad-value`` for a field that the event lacks.
+        Raises ``MessageRefusedError`` (``bad-value``) for a field that the event lacks.
         """
-        template = self.types.get(kind)
-        if template is None:
-            raise MessageRefusedError("unknown-type", "the event's type has no template")
+        template = self.types[kind]
         chosen = self._language(template, language)
         wording, locale = template.texts[chosen], self._locales[chosen]
         from babel.numbers import format_decimal  # noqa: PLC0415 - with the first text that needs it
@@ -171,6 +196,25 @@ class _Values(dict[str, str]):
             raise MessageRefusedError("bad-value", f"its text needs the field {name}, a string or a number")
         text = str(value)
         return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+
+
+def _pointer(path: Path, name: str, text: str) -> Callable[[Any], Any]:
+    if not text.startswith("/"):
+        problem = f"{name}: {text!r} is no JSON pointer; one like /user/{name} is needed"
+        raise ConfigurationError(FIELD, f"{path}: {problem}")
+    return compile_pointer(text)
+
+
+def _devices(path: Path, text: str) -> Devices:
+    kind, _, named = text.partition(":")
+    module, _, name = named.partition(":")
+    if kind == "function" and module and name:
+        function: Devices = load_function(
+            module, name, field=FIELD, takes="a key and an event", example=("", {})
+        )
+        return function
+    look = _pointer(path, "devices", text)
+    return lambda _, event: look(event)
 
 
 def _format_fault(text: str) -> str:

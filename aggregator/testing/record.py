@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aggregator.delivery import Delivery, Item, Shared
     from aggregator.pipeline import Pipeline
     from aggregator.ports import Refused
+    from aggregator.request import Outcome, Request
     from aggregator.sinks.base import Verdict
     from aggregator.testing.faults import Faults
     from aggregator.testing.message import Message
@@ -69,9 +70,10 @@ class Record:
         self._ids: set[str] = set()
 
     def watch(self, pipeline: Pipeline) -> None:
-        """Note each batch that a route completes."""
-        buffer = pipeline._buffer  # noqa: SLF001 - it tells nobody else
-        take = buffer.take
+        """Note each batch that a route completes, and what has its last word unsent."""
+        # they tell nobody else
+        buffer, settler = pipeline._buffer, pipeline._settler  # noqa: SLF001
+        take, conclude = buffer.take, settler.conclude
 
         def watched() -> list[Batch]:
             done = take()
@@ -79,7 +81,14 @@ class Record:
                 self._note_batch(batch)
             return done
 
+        def concluded(outcome: Outcome, request: Request, source: str) -> None:
+            if source == "message":
+                nobody = [item for item, word in outcome.others if word.fate is Fate.REFUSED]
+                self._note((one for item in nobody for one in item.deliveries), "refused")
+            conclude(outcome, request, source)
+
         buffer.take = watched  # type: ignore[method-assign]
+        settler.conclude = concluded  # type: ignore[method-assign]
 
     def told(self, item: Item, verdict: Verdict) -> None:
         """Note the sink's word on an item. A push that has expired tells its message itself."""

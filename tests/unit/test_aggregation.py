@@ -738,11 +738,8 @@ def test_a_function_is_found(module, name):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (
-            "",
-            "'' is unknown; documents, list, list:100, merge, push or function:package.module:name is needed",
-        ),
-        ("lists", "'lists' is unknown; documents, list, list:100, merge, push or function"),
+        ("", "'' is unknown; documents, list, list:100, merge, push, push:templates.toml or function"),
+        ("lists", "'lists' is unknown; documents, list, list:100, merge, push"),
         ("lists", "did you mean list?"),
         ("documents:1", "is unknown"),
         ("x" * 500, "is unknown"),
@@ -793,4 +790,4 @@ def test_rules_belong_to_a_merge(text):
 
 
 def test_a_part_is_its_three_fields_by_default():
-    assert Part("id", b"{}", []) == ("id", b"{}", [], 0, 1)
+    assert Part("id", b"{}", []) == ("id", b"{}", [], 0, 1, None)

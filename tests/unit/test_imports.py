@@ -13,14 +13,16 @@ ROOT = Path(__file__).parents[2]
 DIRECTION = """
     ending signals
     errors clock backoff breaker concurrency ledger standing ports sinks.base closed history
-    push
+    push json_pointer
     importing schedule
     completion
     delivery correlation content gate request
     isolation
     documents buffer outbox
-    settlement merging made push_message
-    aggregation intake pushing
+    settlement merging made push_message templates
+    reading intake pushing
+    push_events
+    aggregation
     making flush entrance
     pipeline
     own keys conditions entities

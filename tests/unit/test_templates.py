@@ -73,15 +73,25 @@ def test_a_field_that_the_event_lacks(load, event):
         load(ENGLISH).render("letter", "en", 1, {"name": "Bob", **event})
 
 
-def test_an_unknown_type(load):
+@pytest.mark.parametrize("event", [{}, {"type": "parcel"}, {"type": 7}, {"type": ["letter"]}])
+def test_an_unknown_type(load, event):
     with pytest.raises(MessageRefusedError, match="unknown-type"):
-        load(ENGLISH).render("parcel", "en", 1, EVENT)
+        load(ENGLISH).type_of(event)
+
+
+def test_where_type_and_language_stand(load):
+    templates = load('type = "/what/kind"\nlanguage = "/who/0"\n' + ENGLISH)
+    assert templates.type_of({"what": {"kind": "letter"}}) == "letter"
+    assert templates.language_of({"who": ["ru"]}) == "ru"
+    assert templates.language_of({"language": "ru"}) is None
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
         ("types = 1", "types: Input should be a valid dictionary"),
+        ('type = "kind"\n' + ENGLISH, "type: 'kind' is no JSON pointer; one like /user/type is needed"),
+        ('devices = "devices"\n' + ENGLISH, "devices: 'devices' is no JSON pointer"),
         ("[types]", "types: Dictionary should have at least 1 item"),
         ("nonsense", "Expected '='"),
         ("[types.letter.texts.en]\none = 'a'", "types.letter.texts.en.other: Field required"),
