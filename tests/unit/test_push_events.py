@@ -219,11 +219,11 @@ def test_a_function_that_cannot_work_is_refused_at_the_start(path, name):
 
 def test_the_page_shows_the_example():
     page = (DOCS / "aggregation.md").read_text()
-    assert f"```toml\n{(DOCS / 'examples' / 'letters.toml').read_text()}```" in page
+    assert f"```toml\n{(DOCS / 'examples' / 'push' / 'letters.toml').read_text()}```" in page
 
 
 def test_the_example(gateway):
-    aggregate = f"push:{DOCS / 'examples' / 'letters.toml'}"
+    aggregate = f"push:{DOCS / 'examples' / 'push' / 'letters.toml'}"
     with Harness(sink=gateway, correlate="/user", aggregate=aggregate, size=2) as route:
         publish(route, 1)
         publish(route, 2, language="ru")
