@@ -25,7 +25,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 
 
 class Metrics:
-    """Every metric of a process, each by route.
+    """Every metric of a process, each by route but for those of pushes.
 
     ``shared``: they stand in files that another process reads, so that what is held has to be written
     there before it is read (:meth:`refresh`). Gauges of several processes are added up.
@@ -95,6 +95,13 @@ class Metrics:
             several="livemax",
         )
         self.links_lost = counter("links_lost_total", "Connections to the broker that were lost.")
+        # a sink knows no route: one of several apps counts for itself
+        self.pushes = Counter(
+            "aggregator_pushes_total",
+            "Pushes by what a gateway, or the check before it, has said; those sent again count again.",
+            ("gateway", "app", "outcome", "reason"),
+            registry=self.registry,
+        )
 
     def follow(self, gauge: Gauge, function: Callable[[], float]) -> None:
         """Have a gauge read from a function whenever it is asked for."""

@@ -25,6 +25,9 @@ SCHEMES = {
     "sqlite": "sqlite",
     "jsonl": "jsonl",
     "function": "function",
+    "apns+https": "apns",
+    "fcm+https": "fcm",
+    "push": "push",
 }
 
 
