@@ -18,6 +18,7 @@ from aggregator.layers import load_application
 from aggregator.metrics import Metrics
 from aggregator.reporting import announce, print_totals
 from aggregator.serving import serve
+from aggregator.sinks.base import Counting
 from consumers.brokers import broker_fault
 from consumers.route import RunningRoute
 from consumers.sources import make_source
@@ -141,6 +142,8 @@ class Service:
 def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRoute:
     """Put the parts of one route together; nothing connects yet."""
     sink = sinks.make_sink(route.sink, route.concurrency)
+    if isinstance(sink, Counting):
+        sink.count_in(metrics)
     route_metrics = metrics.route(route.name)
     pipeline: Pipeline
 

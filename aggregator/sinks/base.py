@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from aggregator.delivery import Item
+    from aggregator.metrics import Metrics
 
 
 class Fate(Enum):
@@ -108,4 +109,13 @@ class Knowing(Protocol):
 
         Called by flush threads, side by side with writes. Raises a ``SinkError`` where nobody answers.
         """
+        ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A sink with counts of its own, beside those of its route."""
+
+    def count_in(self, metrics: Metrics) -> None:
+        """Take the process's metrics, once, before the first write."""
         ...

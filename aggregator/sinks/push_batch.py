@@ -10,6 +10,7 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from aggregator.errors import SinkUnavailableError
 from aggregator.sinks.base import Fate, Verdict
 
 if TYPE_CHECKING:
@@ -145,3 +146,42 @@ class Batch:
         if self._error is not None and not self.answers:
             raise self._error
         return [verdict or self._rest for verdict in self._verdicts]
+
+
+class Question(Batch):
+    """A batch of one request, whose reply is kept."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__((), None)  # type: ignore[arg-type]  # nobody is asked
+        self._request: Request | None = request
+        self._reply: Reply | None = None
+        self._problem = "it did not come"
+
+    def wait(self) -> float | None:
+        """Return 0 until the request has left."""
+        return None if self._request is None or self.stopped else 0.0
+
+    def take(self) -> tuple[int, Request] | None:
+        """Return the request, once."""
+        request, self._request = self._request, None
+        return None if request is None or self.stopped else (0, request)
+
+    def answered(self, number: int, reply: Reply) -> None:  # noqa: ARG002
+        """Keep the reply."""
+        self.answers += 1
+        self._reply = reply
+
+    def untouched(self, number: int, problem: str) -> None:  # noqa: ARG002
+        """Keep the problem."""
+        self._problem = problem
+
+    def uncertain(self, number: int, reason: str, problem: str) -> None:  # noqa: ARG002
+        """Keep the problem."""
+        self._problem = problem or reason
+
+    def result(self, where: str) -> Reply:
+        """Return the reply. Raises the ``SinkError`` that took its place."""
+        self.finish()
+        if self._reply is None:
+            raise SinkUnavailableError(f"no answer from {where}: {self._problem}")
+        return self._reply

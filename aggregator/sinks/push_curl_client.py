@@ -21,9 +21,10 @@ import pycurl
 from aggregator.clock import monotonic
 from aggregator.errors import SinkBlockedError, SinkError, SinkUnavailableError
 from aggregator.sinks.base import Fate, Verdict
-from aggregator.sinks.push_batch import Batch, Reply, Request
+from aggregator.sinks.push_batch import Question, Reply
 
 if TYPE_CHECKING:
+    from aggregator.sinks.push_batch import Batch, Request
     from aggregator.sinks.push_engine import Endpoint
 
 #: What a gateway says fits into some hundred bytes; what is longer is none of its answers.
@@ -66,12 +67,9 @@ class CurlEngine:
 
     def ask(self, request: Request) -> Reply:
         """Send one request; see :class:`aggregator.sinks.push_engine.Engine`."""
-        question = _Question(request)
+        question = Question(request)
         self.run(question)
-        question.finish()
-        if question.reply is None:
-            raise SinkUnavailableError(f"no answer from {self._endpoint.url}: {question.problem}")
-        return question.reply
+        return question.result(self._endpoint.url)
 
     def run(self, batch: Batch) -> None:
         """Send a batch."""
@@ -91,33 +89,6 @@ class CurlEngine:
             lanes, self._free = self._free, []
         for lane in lanes:
             lane.close()
-
-
-class _Question(Batch):
-    """A batch of one request, whose reply is kept."""
-
-    def __init__(self, request: Request) -> None:
-        super().__init__((), None)  # type: ignore[arg-type]
-        self._request: Request | None = request
-        self.reply: Reply | None = None
-        self.problem = ""
-
-    def wait(self) -> float | None:
-        return None if self._request is None or self.stopped else 0.0
-
-    def take(self) -> tuple[int, Request] | None:
-        request, self._request = self._request, None
-        return None if request is None else (0, request)
-
-    def answered(self, number: int, reply: Reply) -> None:  # noqa: ARG002
-        self.answers += 1
-        self.reply = reply
-
-    def untouched(self, number: int, problem: str) -> None:  # noqa: ARG002
-        self.problem = problem
-
-    def uncertain(self, number: int, reason: str, problem: str) -> None:  # noqa: ARG002
-        self.problem = problem or reason
 
 
 class _Slot:

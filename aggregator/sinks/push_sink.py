@@ -125,11 +125,11 @@ class PushSink:
             for (fate, reason), number in counted.items():
                 shown = reason if not reason or reason in self._known_reasons else "other"
                 self._metrics.pushes.labels(self.gateway_name, self._app, fate.value, shown).inc(number)
-        failed = {
-            f"{fate.value} {reason}": n for (fate, reason), n in counted.items() if fate is not Fate.WRITTEN
-        }
+        failed = {f"{fate.value} {why}": n for (fate, why), n in counted.items() if fate is not Fate.WRITTEN}
         if failed:
-            _log.info("pushed", gateway=self.gateway_name, app=self._app, pushes=len(verdicts), **failed)
+            _log.info(
+                "pushed", gateway=self.gateway_name, app=self._app, pushes=len(verdicts), not_taken=failed
+            )
 
     def _disconnect(self) -> None:
         engine, self._engine = self._engine, None

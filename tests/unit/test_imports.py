@@ -40,10 +40,14 @@ RANK = {
 #: What the core may use beside the standard library.
 ALLOWED = {"aggregator", "cronsim", "durationpy", "orjson", "prometheus_client", "pydantic",
            "pydantic_settings", "rich", "stamina", "structlog"}  # fmt: skip
+PUSHING = {"aioapns", "certifi", "cryptography", "google", "h2", "jwt", "pycurl", "requests"}
 #: What single rooms of it may use beside.
 CLIENTS = {
     "aggregator.sinks.elasticsearch": {"elasticsearch", "elastic_transport"},
     "aggregator.testing.gateways": {"cryptography", "h11", "h2", "hpack", "hyperframe", "jwt"},
+    "aggregator.sinks.apns": PUSHING,
+    "aggregator.sinks.fcm": PUSHING,
+    "aggregator.sinks.push": PUSHING,
 }
 #: The core, but for the one that puts all together.
 CORE = [path for path in sorted(ROOT.glob("aggregator/**/*.py")) if path.name != "consume.py"]
