@@ -195,8 +195,8 @@ class AppsSink:
         faults = [app.open() for app in self._distinct()]
         failed = [fault for fault in faults if fault is not None]
         if len(failed) == len(faults):
-            blocked = [fault for fault in failed if isinstance(fault, SinkBlockedError)]
-            raise (blocked if len(blocked) == len(failed) else failed)[0]
+            # one that may come back by itself is worth a trial
+            raise min(failed, key=lambda fault: isinstance(fault, SinkBlockedError))
         if self._pool is None:
             self._pool = ThreadPoolExecutor(
                 self.limits.concurrency * len(faults), thread_name_prefix="push-app"

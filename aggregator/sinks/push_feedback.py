@@ -129,7 +129,7 @@ class Feedback:
             )
         except requests.RequestException as exc:
             return type(exc).__name__
-        return "" if answer.ok and not answer.is_redirect else f"HTTP {answer.status_code}"
+        return "" if answer.status_code // 100 == 2 else f"HTTP {answer.status_code}"  # noqa: PLR2004
 
     def _where(self) -> str:
         parts = urlsplit(self._url)
