@@ -234,7 +234,8 @@ class _Lane:
             if ended:
                 self._heard, self._late = monotonic(), False
             for handle, code, words in failed:
-                self._failed(batch, handle, code, words)
+                if id(handle.slot) in self._busy:  # not given up together with another
+                    self._failed(batch, handle, code, words)
 
     def _free(self, handle: Any) -> _Slot:
         slot: _Slot = handle.slot
