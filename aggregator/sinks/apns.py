@@ -137,10 +137,7 @@ class ApnsSink(PushSink):
             Request(PREFIX, [*gateway.identity(), b"apns-topic: " + self._topic.encode()], b"{}")
         )
         reason = str(_body(reply.body).get("reason", ""))
-        if reason != "BadPath" and meaning(reason, reply.status).concern in (
-            Concern.EVERYTHING,
-            Concern.TOKEN,
-        ):
+        if reply.status == 403:  # noqa: PLR2004 - HTTP's own
             raise SinkBlockedError(f"{self._endpoint.url} says {reason or reply.status}")
         if reply.status >= 500:  # noqa: PLR2004 - HTTP's own
             raise SinkUnavailableError(f"{self._endpoint.url} says {reason or reply.status}")
