@@ -96,7 +96,7 @@ class MendedProtocol(APNsProductionClientProtocol):
 
     def flush(self) -> None:
         """Write what is ready, unless the connection is gone."""
-        if self.transport is not None and not self.transport.is_closing():
+        if self.transport is not None and not self._gone:
             self.transport.write(self.conn.data_to_send())
 
     @property
@@ -104,9 +104,19 @@ class MendedProtocol(APNsProductionClientProtocol):
         """Whether a push would have to wait, or must not go this way."""
         return self.draining or self.slots.full
 
+    @property
+    def _gone(self) -> bool:
+        """Whether nothing can be written any more, though that was not told yet.
+
+        asyncio's TLS knows it of the socket below alone, and logs a line for each write in between.
+        """
+        transport: Any = self.transport
+        below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
+        return transport is None or transport.is_closing() or below is None or below.is_closing()
+
     def _next_stream(self) -> int:
         """Return the number of a new stream, or give the slot back."""
-        if not self.draining and self.transport is not None and not self.transport.is_closing():
+        if not self.draining and not self._gone:
             try:
                 return self.conn.get_next_available_stream_id()
             except ProtocolError:  # two thousand million pushes went this way
