@@ -116,7 +116,8 @@ class MendedProtocol(APNsProductionClientProtocol):
 
     def _next_stream(self) -> int:
         """Return the number of a new stream, or give the slot back."""
-        if not self.draining and not self._gone:
+        self.draining = self.draining or self._gone
+        if not self.draining:
             try:
                 return self.conn.get_next_available_stream_id()
             except ProtocolError:  # two thousand million pushes went this way
