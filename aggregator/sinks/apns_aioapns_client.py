@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from aggregator.sinks.push_engine import Endpoint
 
 _LONGEST_BODY = 64 * 1024
+#: So many connections may break under one batch; then it is the gateway that is away.
+_BREAKS = 3
 
 
 class PatientConnection(H2Connection):
@@ -330,7 +332,10 @@ class AioapnsEngine:
             pool = self._pool = MendedPool(self._endpoint)
         loop = asyncio.get_running_loop()
         loop_deadline = loop.time() + 2 * self._endpoint.timeout
-        workers = [asyncio.create_task(self._work(batch, pool)) for _ in range(self._endpoint.streams)]
+        broken: set[MendedProtocol] = set()
+        workers = [
+            asyncio.create_task(self._work(batch, pool, broken)) for _ in range(self._endpoint.streams)
+        ]
         answers = batch.answers
         while True:
             done, waiting = await asyncio.wait(workers, timeout=self._endpoint.timeout)
@@ -346,7 +351,8 @@ class AioapnsEngine:
                 batch.stop(Verdict(Fate.RETRY, "unsent", "the gateway takes them too slowly"))
             answers = batch.answers
 
-    async def _work(self, batch: Batch, pool: MendedPool) -> None:
+    async def _work(self, batch: Batch, pool: MendedPool, broken: set[MendedProtocol]) -> None:
+        connection: MendedProtocol | None = None
         while True:
             taken = batch.take()
             if taken is None:
@@ -363,6 +369,11 @@ class AioapnsEngine:
                 batch.untouched(number, "the gateway refused the stream")
             except LostError as exc:
                 batch.uncertain(number, exc.reason, exc.problem)
+                if connection and exc.reason == "connection-lost":
+                    broken.add(connection)
+                if len(broken) >= _BREAKS:
+                    where = self._endpoint.url
+                    self._stop(batch, SinkUnavailableError(f"{where} breaks connections: {exc.problem}"))
             except (SinkUnavailableError, SinkBlockedError) as exc:
                 batch.uncertain(number, "connection-lost", str(exc))
                 self._stop(batch, exc)
