@@ -1,0 +1,55 @@
+"""The campaign service over HTTP on a free port, in a thread of the tests."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from producers.campaigns.serving import build, listen, make_server
+from producers.campaigns.settings import CampaignSettings
+from tests.servers.base import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TOKEN = "a-token-of-the-tests-0123456789"
+SPEC: dict[str, Any] = {
+    "id": "sale",
+    "notifications": {
+        "apns": {"default": {"payload": {"aps": {"alert": "Sale"}}}},
+        "fcm": {"default": {"payload": {"notification": {"title": "Sale"}}}},
+    },
+    "quiet": None,
+}
+
+
+def spec(**changed: Any) -> dict[str, Any]:
+    """Return a campaign; ``None`` as a value is a null, ``...`` takes a field away."""
+    return {name: value for name, value in {**SPEC, **changed}.items() if value is not ...}
+
+
+@contextmanager
+def serving(shards: dict[str, str], connect: Any, **settings: Any) -> Iterator[str]:
+    """The service before these shards; yields its URL."""
+    given = {"timeout": "2s", "interval": "100ms", "token": TOKEN, **settings}
+    app = build(CampaignSettings(shards=shards, **given), connect)
+    with listen("127.0.0.1", 0) as sock:
+        server = make_server(app)
+        # signals are for the main thread, and there they are for the tests
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+        thread.start()
+        try:
+            wait_for(lambda: server.started or not thread.is_alive(), "the service", interval=0.005)
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+def client(url: str, token: str = TOKEN) -> httpx.Client:
+    """Return a client with the token."""
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    return httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False)
