@@ -31,14 +31,16 @@ def main() -> int:
         shard.load(user(number) for number in range(given.users))
         for trial in range(given.trials):
             kind = given.kind or KINDS[trial % len(KINDS)]
-            outcome = run_trial(shard, f"trial{trial}", kind, given.users, rng, given.pause)
+            outcome = run_trial(shard, f"trial{trial}", kind, users=given.users, rng=rng, pause=given.pause)
             print(json.dumps(asdict(outcome)), flush=True)
             missed += outcome.missed
             repeated += outcome.repeated
     finally:
         shard.close()
     share = repeated / max(1, given.trials * given.users)
-    print(json.dumps({"trials": given.trials, "missed": missed, "repeated": repeated, "share": round(share, 5)}))
+    print(
+        json.dumps({"trials": given.trials, "missed": missed, "repeated": repeated, "share": round(share, 5)})
+    )
     return 1 if missed else 0
 
 

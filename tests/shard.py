@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections import Counter
@@ -15,11 +14,13 @@ from tests.servers.base import wait_for
 from tests.servers.tarantool import PASSWORD, replica_set
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterable, Iterator, Sequence
 
     from tests.servers.tarantool import Tarantool
 
 PATIENCE = 90.0
+FAULTS = (TarantoolUnavailableError, TarantoolError)
 ZONES = ("Europe/Berlin", "America/New_York", "Asia/Kolkata", "+03:00")
 LANGUAGES = ("de", "en", "fr")
 #: Quick enough for tests, slow enough for a busy machine.
@@ -39,7 +40,10 @@ def user(number: int, prefix: str = "u") -> list[Any]:
 def spec(**more: Any) -> dict[str, Any]:
     """Return a campaign with two variants for Apple's devices and one for Google's."""
     notifications = {
-        "apns": {"default": {"payload": {"aps": {"alert": "hi"}}}, "de": {"payload": {"aps": {"alert": "da"}}}},
+        "apns": {
+            "default": {"payload": {"aps": {"alert": "hi"}}},
+            "de": {"payload": {"aps": {"alert": "da"}}},
+        },
         "fcm": {"default": {"payload": {"notification": {"title": "hi"}}}},
     }
     return {"notifications": notifications, "filter": {}, "batch": 1000, **more}
@@ -47,7 +51,7 @@ def spec(**more: Any) -> dict[str, Any]:
 
 @dataclass
 class Consumers:
-    """A thread for each server that takes tasks, notes whom they are for, and acks. ``pause``: seconds a take."""
+    """A thread for each server: takes tasks, notes whom they are for, waits ``pause`` seconds, acks."""
 
     servers: Sequence[Tarantool]
     pause: float = 0.0
@@ -72,10 +76,9 @@ class Consumers:
 
     def _consume(self, server: Tarantool) -> None:
         while not self._stop.is_set():
-            with suppress(TarantoolUnavailableError, TarantoolError):
-                with closing(server.client("consumer", timeout=2)) as client:
-                    while not self._stop.is_set():
-                        self._once(server.name, client)
+            with suppress(*FAULTS), closing(server.client("consumer", timeout=2)) as client:
+                while not self._stop.is_set():
+                    self._once(server.name, client)
             self._stop.wait(0.05)
 
     def _once(self, name: str, client: Any) -> None:
@@ -115,7 +118,9 @@ class Shard:
                 client.call("users.load", rows[begin : begin + 5000])
             (count,) = client.eval("return box.space.users:len()")
         for server in self.servers:
-            wait_for(lambda server=server: server.eval("return box.space.users:len()") == [count], "replication")
+            wait_for(
+                lambda server=server: server.eval("return box.space.users:len()") == [count], "replication"
+            )
         return int(count)
 
     def start(self, name: str, at: int = 0, zones: Any = None, **more: Any) -> None:
@@ -128,9 +133,8 @@ class Shard:
         """Return what each server that answers says."""
         found = {}
         for server in self.servers:
-            with suppress(TarantoolUnavailableError, TarantoolError):
-                with closing(server.client("operator", timeout=1)) as client:
-                    (found[server.name],) = client.call("campaigns.progress", name)
+            with suppress(*FAULTS), closing(server.client("operator", timeout=1)) as client:
+                (found[server.name],) = client.call("campaigns.progress", name)
         return found
 
     def wait_state(self, name: str, state: str = "done", *, everywhere: bool = False) -> None:
@@ -162,7 +166,8 @@ class Outcome:
 
 #: What happens to whom in a trial.
 KINDS = (
-    "kill-holder-before-pass", "kill-holder-after-pass", "kill-restart", "kill-for-good", "kill-two", "stop-3s",
+    "kill-holder-before-pass", "kill-holder-after-pass", "kill-restart", "kill-for-good", "kill-two",
+    "stop-3s",
     "kill-restart-quick",
 )  # fmt: skip
 
@@ -182,7 +187,11 @@ def hurt(shard: Shard, kind: str, rng: random.Random, turns: int) -> None:
     """Do it, and heal what is to be healed; the campaign has so many turns."""
     victim = rng.choice(shard.servers)
     if kind.startswith("kill-holder"):
-        die_at(victim, "before pass" if kind.endswith("before-pass") else "passed", rng.randrange(2, max(3, turns // 2)))
+        die_at(
+            victim,
+            "before pass" if kind.endswith("before-pass") else "passed",
+            rng.randrange(2, max(3, turns // 2)),
+        )
         wait_for(lambda: not victim.host.running(), "its death", timeout=PATIENCE)
         if rng.random() < 0.5:
             restart(victim)
@@ -211,7 +220,7 @@ def restart(server: Tarantool) -> None:
     server.eval(TIMES)
 
 
-def run_trial(shard: Shard, name: str, kind: str, users: int, rng: random.Random, pause: float) -> Outcome:
+def run_trial(shard: Shard, name: str, kind: str, *, users: int, rng: random.Random, pause: float) -> Outcome:
     """Run a campaign over all users while ``kind`` happens; the shard is whole again afterwards."""
     consumers = Consumers(shard.servers, pause=pause)
     began = time.monotonic()
