@@ -28,6 +28,7 @@ NEEDED = ("id", "token", "platform")
 Row = list[Any]
 
 _ID_LENGTH = 128
+_LONGEST_MAJOR = 4
 _LANGUAGE = re.compile(r"(?:[A-Za-z]{2,8}(?:[-_][A-Za-z0-9]{1,8})*)?")
 _RESOLUTION = re.compile(r"[\x21-\x7e]{0,32}")
 _VERSION = re.compile(r"(\d{1,4})(?:\.(\d{1,3}))?(?:\.(\d{1,3}))?")
@@ -102,6 +103,8 @@ def _id(value: Any) -> str | int:
 def _version(value: Any) -> int:
     if type(value) is int and value >= 0:
         return value
+    if type(value) is str and len(value) > _LONGEST_MAJOR and value.isdecimal():
+        return int(value)  # as it is stored
     found = _VERSION.fullmatch(value.strip()) if type(value) is str else None
     if not found:
         raise BadRowError("app_version", "is no version such as 3.2.1")

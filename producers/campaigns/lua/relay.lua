@@ -317,7 +317,7 @@ function M.follow(id)
         tubes.group(id, {state = state, rate = rate})
     end
     if ledger.ended(campaign.state) then
-        for _, claim in ipairs(ledger.open_claims(id)) do
+        for _, claim in ipairs(ledger.open_claims(id, peers.me)) do
             -- done: whatever is still queued here, others have sent it
             if campaign.state == 'done' or not claim.queued then
                 ledger.withdraw(claim)
