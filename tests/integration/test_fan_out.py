@@ -214,7 +214,8 @@ def test_a_server_with_much_to_do_passes_without_claiming(shard):
     assert consumers.sent == Counter(everyone())
     progress = shard.progress("full")
     assert progress["a"]["walked"] == 0
-    assert progress["b"]["walked"] and progress["c"]["walked"]
+    assert progress["b"]["walked"]
+    assert progress["c"]["walked"]
 
 
 def test_its_rate_is_that_of_its_tasks(shard):
