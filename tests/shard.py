@@ -124,10 +124,13 @@ class Shard:
         return int(count)
 
     def start(self, name: str, at: int = 0, zones: Any = None, **more: Any) -> None:
-        """Create and start a campaign."""
-        with closing(self.servers[at].client("producer")) as client:
-            client.call("campaigns.create", name, spec(**more))
-            client.call("campaigns.start", name, zones or {})
+        """Create and start a campaign; where a server does not answer, at the next one."""
+        for server in (*self.servers[at:], *self.servers[:at]):
+            with suppress(TarantoolUnavailableError), closing(server.client("producer")) as client:
+                client.call("campaigns.create", name, spec(**more))
+                client.call("campaigns.start", name, zones or {})
+                return
+        raise AssertionError("no server answers")
 
     def progress(self, name: str) -> dict[str, dict[str, Any]]:
         """Return what each server that answers says."""

@@ -42,7 +42,16 @@ LATE_ANSWERS = """
         return outcome
     end
 """
-BACK = "peers.tell = saved_tell"
+#: Counts changes of a baton to an older one.
+WATCH = """
+    rawset(_G, 'older', 0)
+    box.space.batons:on_replace(function(old, new)
+        local both = old ~= nil and new ~= nil
+        if both and (new.epoch < old.epoch or new.epoch == old.epoch and new.seq < old.seq) then
+            older = older + 1
+        end
+    end)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +84,12 @@ def everyone():
 
 def test_a_late_answer_does_not_overwrite_a_newer_baton(shard):
     shard.servers[0].eval(LATE_ANSWERS)
+    shard.servers[0].eval(WATCH)
     consumers = Consumers(shard.servers)
     with consumers.running():
         shard.start("late", at=0)
         shard.wait_state("late")
+    assert shard.servers[0].eval("return older") == [0]
     assert consumers.sent == everyone()
 
 

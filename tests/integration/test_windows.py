@@ -28,6 +28,8 @@ CHANGES = [
     datetime(2026, 3, 8, 7, tzinfo=ZoneInfo("UTC")).timestamp(),
     datetime(2026, 4, 4, 15, tzinfo=ZoneInfo("UTC")).timestamp(),
     datetime(2026, 10, 3, 15, 30, tzinfo=ZoneInfo("UTC")).timestamp(),
+    # 2:45 becomes 3:45: in the middle of an hour
+    datetime(2026, 9, 26, 14, tzinfo=ZoneInfo("UTC")).timestamp(),
 ]
 FIND = """
     local zone, quiet, from, to, now = ...
@@ -67,6 +69,7 @@ def lua(request):
 @given(name=st.sampled_from(NAMES), spans=st.tuples(spans, spans), now=moments)
 @example(name="Europe/Berlin", spans=((22, 2), None), now=CHANGES[0])
 @example(name="Europe/Berlin", spans=((3, 2), None), now=CHANGES[0] - 7200)
+@example(name="Pacific/Chatham", spans=(None, (3, 4)), now=CHANGES[5] - 1800)
 @example(name="Australia/Lord_Howe", spans=(None, (2, 3)), now=CHANGES[4] - DAY)
 def test_a_window_is_what_the_zones_say(tarantool, lua, name, spans, now):
     quiet, own = spans

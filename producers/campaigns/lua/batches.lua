@@ -52,7 +52,7 @@ local function add(counts, map, key, n)
 end
 
 function M.counts()
-    return {walked = 0, matched = 0, queued = 0, batches = 0, skipped = {}, platforms = {}, windows = {}}
+    return {walked = 0, matched = 0, queued = 0, batches = 0, unknown_zone = 0, skipped = {}, platforms = {}, windows = {}}
 end
 
 --- Add one batch's counts to what was stored.
@@ -79,11 +79,12 @@ end
 --
 -- campaign: its row; now: unix seconds. Users outside the campaign are counted under `skipped`: `filter`,
 -- `no_notification` (for that platform), `expired` (their next window opens after the campaign's end).
+-- unknown_zone: those whose zone is not known, and who are sent to by the hours of UTC.
 function M.split(campaign, rows, now)
     local spec, id = campaign.spec, campaign.id
     local counts, groups, tasks = M.counts(), {}, {}
     local matches = users.matcher(spec.filter)
-    local plan = windows.planner(spec, campaign.zones, now, function() add(counts, 'skipped', 'unknown_zone', 0) end)
+    local plan = windows.planner(spec, campaign.zones, now)
     local variants_kept = {}
 
     local function take(row)
@@ -99,6 +100,9 @@ function M.split(campaign, rows, now)
         local window = plan(tz, from, to)
         if spec.expires ~= nil and not window.open and window.not_before >= spec.expires then
             return add(counts, 'skipped', 'expired', 1)
+        end
+        if window.unknown then
+            counts.unknown_zone = counts.unknown_zone + 1
         end
         local kept = variants_kept[platform]
         if kept == nil then

@@ -108,9 +108,9 @@ end
 --- A function (tz, from, to) -> window for devices of one campaign, its answers kept: one moment, few zones.
 --
 -- window: {key=, not_before=, not_after=, next_window=}, with key '' and nothing else where all hours are free;
--- `open` says whether it is open now. A zone that is not in the table and no fixed offset counts as UTC and is
--- told to `unknown(tz)`.
-function windows.planner(spec, zones, now, unknown)
+-- `open` says whether it is open now. A zone that is neither in the table nor a fixed offset counts as UTC,
+-- and the window is `unknown`.
+function windows.planner(spec, zones, now)
     local kept, free = {}, {key = '', open = true}
     local preferred, quiet = spec.use_preferred_hours, spec.quiet
 
@@ -119,18 +119,18 @@ function windows.planner(spec, zones, now, unknown)
         if mask == nil then
             return free
         end
-        local zone = zones[tz]
+        local zone, unknown = zones[tz], nil
         if zone == nil or #zone == 0 then
             zone = windows.fixed(tz)
             if zone == nil then
                 zone = {{0, 0}}
-                unknown(tz)
+                unknown = true
             end
         end
         local start, stop, after = windows.find(zone, mask, now)
         return {
             key = ('%d-%d'):format(start, stop), open = start <= now,
-            not_before = start, not_after = stop, next_window = after,
+            not_before = start, not_after = stop, next_window = after, unknown = unknown,
         }
     end
 
