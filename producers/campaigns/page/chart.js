@@ -65,13 +65,13 @@ export function wave(figure, bars, now) {
 
 // Full hours, so many that their labels do not touch.
 function ticks(begin, end, width, x) {
-  const step = [1, 2, 3, 4, 6, 12, 24, 48, 96].find((hours) => x(begin + hours * HOUR) - x(begin) > 58) || 192;
+  const step = [1, 2, 3, 4, 6, 12, 24, 48, 96].find((hours) => x(begin + hours * HOUR) - x(begin) > 74) || 192;
   const first = new Date(begin);
   first.setHours(0, 0, 0, 0);
   const found = [];
   for (let moment = first.getTime(); moment < end; moment += step * HOUR) {
     const at = x(moment);
-    if (moment > begin && at > 22 && at < width - 22) found.push(moment);
+    if (moment > begin && at > 30 && at < width - 30) found.push(moment);
   }
   return found;
 }

@@ -113,7 +113,7 @@ function reasons(progress) {
   const skipped = Object.entries(progress.skipped).map(([word, devices]) => ["Not queued", SKIPPED[word] || word, devices]);
   const rows = [...refused.sort((a, b) => b[2] - a[2]), ...skipped.filter((row) => row[2])];
   if (!rows.length) return $("live-reasons").replaceChildren(h("p", { class: "empty" }, "None so far."));
-  $("live-reasons").replaceChildren(h("table", {}, h("tbody", {}, ...rows.map(([where, word, devices]) =>
+  $("live-reasons").replaceChildren(h("table", { class: "stack", "aria-labelledby": "reasons-title" }, h("tbody", {}, ...rows.map(([where, word, devices]) =>
     h("tr", {}, rowHead(word), h("td", {}, where), cell(devices))))));
 }
 
