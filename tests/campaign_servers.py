@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from producers.campaigns.ports import ServerRefusedError, ServerUnavailableError
 
@@ -20,14 +19,14 @@ ROWS = [
 ]
 
 
-def matches(filter, row):
+def matches(wanted_filter, row):
     def one_of(name, value):
-        wanted = filter.get(name)
+        wanted = wanted_filter.get(name)
         return wanted is None or value in (wanted if isinstance(wanted, list) else [wanted])
 
     return (
         one_of("platform", row[2])
-        and filter.get("version_from", 0) <= row[3] <= filter.get("version_to", 10**12)
+        and wanted_filter.get("version_from", 0) <= row[3] <= wanted_filter.get("version_to", 10**12)
         and one_of("language", row[4])
         and one_of("resolution", row[5])
         and one_of("tz", row[6])
@@ -56,12 +55,12 @@ class FakeServer:
         if not self.writer:
             raise ServerRefusedError("read-only", "read-only: this is no writer")
 
-    def _known(self, id):
-        if id not in self.replicas["campaigns"]:
-            raise ServerRefusedError("no-campaign", f"no-campaign: {id}")
+    def _known(self, name):
+        if name not in self.replicas["campaigns"]:
+            raise ServerRefusedError("no-campaign", f"no-campaign: {name}")
 
-    def _users_count(self, filter=None):
-        return sum(matches(filter or {}, row) for row in self.replicas["users"].values())
+    def _users_count(self, wanted_filter=None):
+        return sum(matches(wanted_filter or {}, row) for row in self.replicas["users"].values())
 
     def _users_zones(self):
         zones = {}
@@ -72,59 +71,59 @@ class FakeServer:
     def _users_forget(self, dead):
         self._write()
         users, gone = self.replicas["users"], 0
-        for id, token, epoch in dead:
-            if id in users and users[id][1] == token and epoch > users[id][9]:
-                del users[id]
+        for name, token, epoch in dead:
+            if name in users and users[name][1] == token and epoch > users[name][9]:
+                del users[name]
                 gone += 1
         return gone
 
-    def _campaigns_create(self, id, spec):
+    def _campaigns_create(self, name, spec):
         self._write()
-        stored = self.replicas["campaigns"].setdefault(id, spec)
+        stored = self.replicas["campaigns"].setdefault(name, spec)
         if stored != spec:
-            raise ServerRefusedError("conflict", f"conflict: {id} is another one")
-        return {"id": id, "state": "created"}
+            raise ServerRefusedError("conflict", f"conflict: {name} is another one")
+        return {"id": name, "state": "created"}
 
-    def _campaigns_get(self, id):
-        spec = self.replicas["campaigns"].get(id)
-        return None if spec is None else {"id": id, "spec": spec, "state": self._state(id)}
+    def _campaigns_get(self, name):
+        spec = self.replicas["campaigns"].get(name)
+        return None if spec is None else {"id": name, "spec": spec, "state": self._state(name)}
 
     def _campaigns_list(self):
-        return [self._campaigns_get(id) for id in self.replicas["campaigns"]]
+        return [self._campaigns_get(name) for name in self.replicas["campaigns"]]
 
-    def _campaigns_start(self, id, zones):
-        self._known(id)
+    def _campaigns_start(self, name, zones):
+        self._known(name)
         assert all(rows[0][0] == 0 for rows in zones.values())
         # told to the others at once: here replication takes no time
         for server in self.replicas["servers"]:
-            said = server.progress.setdefault(id, {"state": "created"})
+            said = server.progress.setdefault(name, {"state": "created"})
             if said["state"] == "created":
                 said.update(state="running", started=1_800_000_000.0, walked=0, matched=0, queued=0)
-        return self._campaigns_progress(id)
+        return self._campaigns_progress(name)
 
-    def _state(self, id):
-        return self.progress.get(id, {}).get("state", "created")
+    def _state(self, name):
+        return self.progress.get(name, {}).get("state", "created")
 
-    def _campaigns_progress(self, id):
-        self._known(id)
-        return {"state": "created", **self.progress.get(id, {})}
+    def _campaigns_progress(self, name):
+        self._known(name)
+        return {"state": "created", **self.progress.get(name, {})}
 
-    def _act(self, id, state):
-        self._known(id)
-        self.progress.setdefault(id, {})["state"] = state
+    def _act(self, name, state):
+        self._known(name)
+        self.progress.setdefault(name, {})["state"] = state
         return {"state": state}
 
-    def _campaigns_pause(self, id):
-        return self._act(id, "paused")
+    def _campaigns_pause(self, name):
+        return self._act(name, "paused")
 
-    def _campaigns_resume(self, id):
-        return self._act(id, "running")
+    def _campaigns_resume(self, name):
+        return self._act(name, "running")
 
-    def _campaigns_cancel(self, id):
-        return self._act(id, "cancelled")
+    def _campaigns_cancel(self, name):
+        return self._act(name, "cancelled")
 
-    def _campaigns_revoke(self, id):
-        return self._act(id, "revoked")
+    def _campaigns_revoke(self, name):
+        return self._act(name, "revoked")
 
 
 class FakeConnection:
@@ -163,9 +162,9 @@ class FakeServers:
     def __getitem__(self, name: str) -> FakeServer:
         return self.names[name]
 
-    def connect(self, url: str, timeout: float) -> FakeConnection:
+    def connect(self, server, timeout: float) -> FakeConnection:
         del timeout
-        address = urlsplit(url).netloc.rpartition("@")[2]
+        address = str(server)
         if self.by_address[address].mode == "down":
             raise ServerUnavailableError("connection refused")
         return FakeConnection(lambda: self.by_address[address])

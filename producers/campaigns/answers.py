@@ -70,7 +70,7 @@ class ServerProgress(Answered):
 
 
 class Wave(Answered):
-    """Devices that had to wait for their hours, and when these begin: one moment for each time zone, mostly."""
+    """Devices that had to wait for their hours, and when these begin: mostly a moment for each zone."""
 
     at: datetime
     devices: int
@@ -132,7 +132,7 @@ class Outcome(Answered):
 
 
 class Acted(Answered):
-    """What became of an action. Not ``complete``: some servers did not answer; the same call again is safe."""
+    """What became of an action. Not ``complete``: some servers did not answer; calling again is safe."""
 
     id: str
     action: str

@@ -21,7 +21,7 @@ from producers.campaigns.answers import (
     Problem,
     Progress,
 )
-from producers.campaigns.model import CampaignSpec, DeadToken
+from producers.campaigns.model import CampaignSpec, DeadToken  # noqa: TC001 - the framework reads annotations
 from producers.campaigns.security import Guard, SecurityHeaders
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _campaigns(service: CampaignService, watching: Watching, guard: Guard) -> AP
     @router.get("", responses=_faults(503))
     async def campaigns() -> Campaigns:
         """Return all campaigns, the youngest first."""
-        return await service.list()
+        return await service.campaigns()
 
     @router.get("/{id}", responses=_faults(404, 503))
     async def campaign(id: Name) -> Campaign:  # noqa: A002 - the path's name
@@ -130,7 +130,7 @@ def _campaigns(service: CampaignService, watching: Watching, guard: Guard) -> AP
 
     @router.post("/{id}/start", responses=_faults(404, 409, 503))
     async def start(id: Name) -> Acted:  # noqa: A002
-        """Start it in each shard, at the first server that answers. Where it runs already, nothing is done."""
+        """Start it in each shard, at the first server that answers; where it runs already, do nothing."""
         return await service.start(id)
 
     @router.post("/{id}/{action}", responses=_faults(404, 409, 503))

@@ -10,10 +10,12 @@ import os
 import secrets
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from contextlib import closing
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
+from urllib.parse import quote
 
 from aggregator import logs
 from aggregator.errors import ConfigurationError, UnrecoverableError
@@ -21,6 +23,8 @@ from producers.cli import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from consumers.tarantool import Address
 
 PROG: Final = "producers.campaigns"
 _HELP: Final = """\
@@ -35,7 +39,7 @@ Settings come from flags, variables (CAMPAIGNS_SHARDS, CAMPAIGNS_TOKEN, …) and
 _SETTINGS: Final = {
     "shards": (
         "URL",
-        "tarantool://user:password@host:3301,host2:3301/ of the one shard; several stand in the file",
+        "tarantool://user:password@host,host2/ of the one shard; several stand in the file",
     ),
     "host": ("ADDRESS", "the address to listen on (127.0.0.1)"),
     "port": ("PORT", "the port to listen on (8620); 0 = any free one"),
@@ -44,8 +48,7 @@ _SETTINGS: Final = {
     "log_format": ("NAME", "auto, console, json or logfmt"),
     "log_level": ("NAME", "debug, info, warning or error"),
 }
-#: In this order: each needs what stands before it.
-_MODULES: Final = (Path(__file__).parents[2] / "consumers" / "lua", Path(__file__).parent / "lua")
+_LUA: Final = Path(__file__).parent / "lua"
 
 
 class _Parser(ArgumentParser):
@@ -57,7 +60,8 @@ class _Parser(ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    if argv[:1] == ["load"] and find_spec("producers.campaigns.load"):
+    if argv[:1] == ["load"]:
+        _need("tarantool")
         # it has flags of its own
         return int(import_module("producers.campaigns.load").main(argv[1:]))
     given = _parser().parse_args(argv)
@@ -104,25 +108,40 @@ def _need(*modules: str) -> None:
 
 
 def _serve(settings: Any) -> None:
-    from producers.campaigns.connecting import connect  # noqa: PLC0415
+    from producers.campaigns.connecting import TarantoolConnection  # noqa: PLC0415
     from producers.campaigns.serving import serve  # noqa: PLC0415
 
-    serve(settings, connect)
+    serve(settings, TarantoolConnection)
 
 
 def _install(settings: Any) -> None:
-    from consumers.tarantool import install  # noqa: PLC0415
+    from consumers.install import install  # noqa: PLC0415
+    from consumers.tarantool import parse_url  # noqa: PLC0415
 
-    for shard, address, url in settings.servers():
-        install(url, _MODULES)
-        sys.stdout.write(f"{shard}/{address}: installed\n")
+    modules = {path.stem: path.read_text() for path in _LUA.glob("*.lua")}
+    for shard, url in settings.shards.items():
+        # a shard's writer comes before its replicas
+        for server, versions in install(url.get_secret_value(), modules).items():
+            told = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+            sys.stdout.write(f"{shard}/{server}: {told}\n")
+        _introduce(parse_url(url.get_secret_value()))
+
+
+def _introduce(servers: Sequence[Address]) -> None:
+    """Tell the servers of a shard of each other; they keep it."""
+    from consumers.tarantool import Tarantool  # noqa: PLC0415
+
+    peers = [[str(each), f"{quote(each.user)}:{quote(each.password)}@{each}"] for each in servers]
+    for each in servers:
+        with closing(Tarantool(each)) as client:
+            client.call("campaigns.peers", peers, str(each))
 
 
 def _status(settings: Any) -> None:
-    from producers.campaigns.connecting import connect  # noqa: PLC0415
+    from producers.campaigns.connecting import TarantoolConnection  # noqa: PLC0415
     from producers.campaigns.status import report  # noqa: PLC0415
 
-    if not asyncio.run(report(settings, connect)):
+    if not asyncio.run(report(settings, TarantoolConnection)):
         raise UnrecoverableError("not every shard has a server that answers")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import orjson
 from pydantic import (
@@ -25,6 +25,9 @@ from pydantic import (
 
 from producers.campaigns.zones import zone_of
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 Platform = Literal["apns", "fcm"]
 PLATFORMS: tuple[Platform, ...] = ("apns", "fcm")
 MOST_BYTES = 4096
@@ -32,8 +35,8 @@ MOST_VOIP_BYTES = 5120
 """Apple takes more where an app rings."""
 _COLLAPSE_BYTES = 64
 _PUSH_TYPES = Literal[
-    "alert", "background", "location", "voip", "complication", "fileprovider", "mdm", "liveactivity", "pushtotalk",
-    "widgets", "controls",
+    "alert", "background", "location", "voip", "complication", "fileprovider", "mdm", "liveactivity",
+    "pushtotalk", "widgets", "controls",
 ]  # fmt: skip
 _TIME = re.compile(r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)")
 _VERSION = re.compile(r"(\d{1,4})(?:\.(\d{1,3}))?(?:\.(\d{1,3}))?")
@@ -183,8 +186,10 @@ def _payload_fault(platform: str, notification: Notification) -> str | None:
     most = MOST_VOIP_BYTES if platform == "apns" and notification.push_type == "voip" else MOST_BYTES
     if size > most:
         return f"it has {size} bytes as JSON; {platform} takes {most} at most"
-    if platform == "apns":
-        return None
+    return _fcm_fault(payload) if platform == "fcm" else None
+
+
+def _fcm_fault(payload: Mapping[str, Any]) -> str | None:
     if own := _FCM_OWN & payload.keys():
         return f"{min(own)!r} is set for each device; remove it"
     data = payload.get("data", {})
@@ -220,12 +225,12 @@ class CampaignSpec(Strict):
 
     id: CampaignId | None = Field(
         None,
-        description="letters, digits, - _ and .; made from the Idempotency-Key, or up, where it is missing",
+        description="letters, digits, - _ and .; left out, it is made of the Idempotency-Key, or up",
     )
     app: Word | None = Field(None, description="whose keys are used, where the sending side has several apps")
     notifications: dict[Platform, Variants] = Field(
         min_length=1,
-        description="by platform, then by language; default is for all others. Platforms not named get nothing",
+        description="by platform, then by language, default for all others; a platform not named gets nothing",
     )
     filter: Filter = Filter()
     quiet: Quiet | None = Field(

@@ -9,6 +9,8 @@ from aggregator.errors import AggregatorError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from consumers.tarantool import Address
+
 
 class ServerUnavailableError(AggregatorError):
     """The server did not answer in time, or is not there; what became of the call is unknown."""
@@ -41,5 +43,5 @@ class Connection(Protocol):
 
 
 if TYPE_CHECKING:
-    #: opens a connection to the one server of a URL; the second argument limits each answer, in seconds
-    Connect = Callable[[str, float], Connection]
+    #: opens a connection; the second argument limits each answer, in seconds
+    Connect = Callable[[Address, float], Connection]

@@ -56,7 +56,7 @@ def state_of(states: Sequence[str], pending: int) -> State:
         return "unknown"
     for word in ("revoked", "cancelled", "paused", "running"):
         if word in known:
-            return word  # type: ignore[return-value]  # mypy sees a str
+            return word
     if "done" in known:
         return "sending" if pending else "done"
     return "created"

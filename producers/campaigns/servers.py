@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from aggregator.clock import Clock
+    from consumers.tarantool import Address
     from producers.campaigns.ports import Connect, Connection
 
 MOST_WAITING = 64
 """Calls that wait for one server; more are refused at once."""
+_PING = "campaigns.get"
 _REST_FIRST, _REST_LONGEST = 1.0, 10.0
 
 
@@ -52,8 +54,8 @@ class Answer:
 class _Lane:
     """One thread, and the one connection that it alone touches."""
 
-    def __init__(self, url: str, connect: Connect, timeout: float, clock: Clock, name: str) -> None:
-        self._open = partial(connect, url, timeout)
+    def __init__(self, address: Address, connect: Connect, timeout: float, clock: Clock, name: str) -> None:
+        self._open = partial(connect, address, timeout)
         self.timeout = timeout
         self._clock = clock
         self._connection: Connection | None = None
@@ -117,8 +119,7 @@ class Server:
     def __init__(
         self,
         shard: str,
-        address: str,
-        url: str,
+        address: Address,
         connect: Connect,
         *,
         timeout: float,
@@ -128,20 +129,28 @@ class Server:
         self.shard = shard
         self.name = f"{shard}/{address}"
         self._clock = clock
-        self._quick = _Lane(url, connect, timeout, clock, f"quick {self.name}")
-        self._slow = _Lane(url, connect, slow_timeout, clock, f"slow {self.name}")
+        self._quick = _Lane(address, connect, timeout, clock, f"quick {self.name}")
+        self._slow = _Lane(address, connect, slow_timeout, clock, f"slow {self.name}")
         self._rest_until = 0.0
         self._rest = 0.0
         self._fault = ""
+
+    @property
+    def resting(self) -> bool:
+        """Whether it failed a moment ago."""
+        return self._clock.monotonic() < self._rest_until
 
     async def ask(self, function: str, *arguments: Any, slow: bool = False, patient: bool = True) -> Answer:
         """Call a function; never raises for what is the server's fault.
 
         ``slow``: on the lane of long reads. Not ``patient``: a server that failed a moment ago is not asked.
         """
-        if not patient and self._clock.monotonic() < self._rest_until:
+        if not patient and self.resting:
             return Answer(self, error=self._fault, code="unavailable")
         try:
+            if slow:
+                # one that stands still shows it here, and not only after the long limit
+                await self._quick.call(_PING, ("",))
             value = await (self._slow if slow else self._quick).call(function, arguments)
         except ServerUnavailableError as exc:
             self._rest = min(max(self._rest * 2, _REST_FIRST), _REST_LONGEST)
@@ -185,13 +194,15 @@ class Shards:
         first: Callable[[Server], bool] | None = None,
         elsewhere: Sequence[str] = ("unavailable", "read-only", "not-installed"),
     ) -> list[Answer]:
-        """Ask a shard's servers one after the other until one does it; all that was heard, the last is the outcome.
+        """Ask a shard's servers one after the other until one does it; return all that was heard.
 
-        ``elsewhere``: refusals for which the next server is asked; any other ends it. ``first``: which servers
-        are asked before the others.
+        The last answer is the outcome. ``elsewhere``: refusals for which the next server is asked; any other
+        ends it. ``first``: which servers are asked before the others; what failed a moment ago comes last.
         """
         heard: list[Answer] = []
-        order = sorted(self.by_name[shard], key=lambda server: not (first and first(server)))
+        order = sorted(
+            self.by_name[shard], key=lambda server: (not (first and first(server)), server.resting)
+        )
         for server in order:
             answer = await server.ask(function, *arguments, slow=slow)
             heard.append(answer)

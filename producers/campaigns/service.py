@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -25,7 +26,7 @@ from producers.campaigns.answers import (
 )
 from producers.campaigns.model import PLATFORMS, moment
 from producers.campaigns.problems import ProblemError
-from producers.campaigns.progress import History, faults, state_of, summarise, summed
+from producers.campaigns.progress import History, faults, state_of, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -62,7 +63,7 @@ class CampaignService:
     async def dry_run(self, spec: CampaignSpec) -> DryRun:
         """Count whom it would reach; create nothing."""
         self._check_time(spec)
-        counts, (used, _) = await asyncio.gather(self.count(spec), self._zones_used())
+        counts, used = await asyncio.gather(self.count(spec), self._zones_used())
         _, unknown = await asyncio.to_thread(zones.tables, self.clock.time(), self.clock.time(), used)
         sizes = {
             platform: {name: each.size for name, each in variants.items()}
@@ -133,7 +134,7 @@ class CampaignService:
                 detail = f"campaign {record.id} is another one: {', '.join(differing)} differ"
                 raise ProblemError(409, "conflict", detail, differing=differing)
             heard = {shard: each for shard, each in heard.items() if each[-1].code != "conflict"}
-        self._outcomes(heard, f"campaign {record.id} is not created everywhere; the same call again is safe")
+        self._outcomes(heard, f"campaign {record.id} is not created everywhere; calling again is safe")
 
     def _check_time(self, spec: CampaignSpec) -> None:
         if spec.expires is not None and spec.expires.timestamp() <= self.clock.time():
@@ -152,50 +153,20 @@ class CampaignService:
     # ── on its way ──
 
     async def start(self, name: str) -> Acted:
-        """Start it in each shard, at the first server that answers; where it runs already, nothing is done."""
+        """Start it in each shard, at the first server that answers; where it runs already, do nothing."""
         async with self._lock(name):
             record, _ = await self._find(name, needed=True)
             assert record is not None  # noqa: S101 - it was needed
-            now = self.clock.time()
-            if record.expires <= now:
-                raise ProblemError(
-                    409, "expired", f"campaign {name} ended at {moment(record.expires).isoformat()}"
-                )
             said = await self.shards.everywhere("campaigns.progress", name)
             states = self._states_by_shard(said)
-            if refused := {"paused", "cancelled", "revoked"} & {
-                state for each in states.values() for state in each
-            }:
-                state = min(refused)
-                hint = "resume it instead" if state == "paused" else "create another one"
-                raise ProblemError(409, "state", f"campaign {name} is {state}; {hint}", state=state)
-            waiting = [shard for shard, each in states.items() if not each - {"created"}]
-            heard: dict[str, list[Answer]] = {}
-            if waiting:
-                used, _ = await self._zones_used()
-                tables, unknown = await asyncio.to_thread(zones.tables, now - DAY, record.expires + DAY, used)
-                if unknown:
-                    log.warning("unknown_zones", campaign=name, zones=unknown[:20], count=len(unknown))
-                alive = {answer.server.name for answer in said if not answer.unavailable}
-                calls = [
-                    self.shards.somewhere(
-                        shard, "campaigns.start", name, tables,
-                        first=lambda server: server.name in alive,
-                        elsewhere=("unavailable", "read-only", "not-installed", "no-campaign"),
-                    )
-                    for shard in waiting
-                ]  # fmt: skip
-                heard = dict(zip(waiting, await asyncio.gather(*calls), strict=True))
-                self._outcomes(
-                    heard, f"campaign {name} is not started in every shard; the same call again is safe"
-                )
+            waiting = self._startable(record, states)
+            heard = await self._start_in(waiting, record, said) if waiting else {}
         answers = [answer for each in heard.values() for answer in each]
         done = [
             Outcome(server=a.server.name, state="running", answered=a.answered, error=a.error)
             for a in answers
         ]
         log.info("campaign_started", campaign=name, at=[each.server for each in done if each.answered])
-        missed = faults([*said, *answers])
         return Acted(
             id=name,
             action="start",
@@ -203,8 +174,41 @@ class CampaignService:
             complete=True,
             repeated=not waiting,
             servers=done,
-            unanswered=missed,
+            unanswered=faults([*said, *answers]),
         )
+
+    def _startable(self, record: Record, states: Mapping[str, set[str]]) -> list[str]:
+        """Return the shards in which it was not started yet; 409 where it must not be."""
+        over = {state for each in states.values() for state in each} & {"paused", "cancelled", "revoked"}
+        if over:
+            state = min(over)
+            hint = "resume it instead" if state == "paused" else "create another one"
+            raise ProblemError(409, "state", f"campaign {record.id} is {state}; {hint}", state=state)
+        waiting = [shard for shard, each in states.items() if not each - {"created"}]
+        if waiting and record.expires <= self.clock.time():
+            at = moment(record.expires).isoformat()
+            raise ProblemError(409, "expired", f"campaign {record.id} ended at {at}")
+        return waiting
+
+    async def _start_in(
+        self, waiting: Sequence[str], record: Record, said: Sequence[Answer]
+    ) -> dict[str, list[Answer]]:
+        used = await self._zones_used()
+        begin, end = self.clock.time() - DAY, record.expires + DAY
+        tables, unknown = await asyncio.to_thread(zones.tables, begin, end, used)
+        if unknown:
+            log.warning("unknown_zones", campaign=record.id, zones=unknown[:20], count=len(unknown))
+        # those that answered a moment ago are asked first
+        alive = {answer.server for answer in said if not answer.unavailable}
+        start = partial(
+            self.shards.somewhere,
+            first=alive.__contains__,
+            elsewhere=("unavailable", "read-only", "not-installed", "no-campaign"),
+        )
+        calls = [start(shard, "campaigns.start", record.id, tables) for shard in waiting]
+        heard = dict(zip(waiting, await asyncio.gather(*calls), strict=True))
+        self._outcomes(heard, f"campaign {record.id} is not started in every shard; calling again is safe")
+        return heard
 
     async def act(self, name: str, action: str) -> Acted:
         """Pause, resume, cancel or revoke it at all servers; tell which did not answer."""
@@ -212,16 +216,9 @@ class CampaignService:
             await self._find(name, needed=True)
             answers = await self.shards.everywhere(f"campaigns.{action}", name)
         for shard, servers in self.shards.by_name.items():
-            mine = [answer for answer in answers if answer.server in servers]
-            if not any(answer.answered for answer in mine):
-                refused = next((answer for answer in mine if not answer.unavailable), None)
-                if refused is not None:
-                    raise ProblemError(
-                        409, "state", f"{action} of {name}: {refused.error}", servers=_told(answers)
-                    )
-                detail = f"no server of shard {shard} answers: {action} of {name} may not hold there; the same call again is safe"
-                raise ProblemError(503, "unavailable", detail, servers=_told(answers))
-        log.info("campaign_" + action, campaign=name, unanswered=[each.server for each in faults(answers)])
+            _check_acted(f"{action} of {name}", shard, [each for each in answers if each.server in servers])
+        silent = [each.server for each in faults(answers)]
+        log.info("campaign_acted", campaign=name, action=action, unanswered=silent)
         states = [_state(answer) for answer in answers if answer.answered]
         return Acted(
             id=name,
@@ -262,7 +259,7 @@ class CampaignService:
         state = (await self.progress(name)).state
         return self._campaign(record, state, [answer for each in heard.values() for answer in each])
 
-    async def list(self) -> Campaigns:
+    async def campaigns(self) -> Campaigns:
         """Return all campaigns, the youngest first."""
         listed, answers = await self._listed()
         states: dict[str, list[str]] = {}
@@ -279,7 +276,7 @@ class CampaignService:
     # ── back from the gateways ──
 
     async def forget(self, dead: Sequence[DeadToken]) -> Forgotten:
-        """Delete dead tokens that were not registered again since; 503, to be repeated, if a shard is missing."""
+        """Delete dead tokens not registered again since; 503 if a shard is missing: call again."""
         now = self.clock.time()
         rows = [
             [device, each.token, now if each.unregistered_at is None else each.unregistered_at]
@@ -290,7 +287,7 @@ class CampaignService:
         forgotten, answers = 0, []
         for begin in range(0, len(rows), _FORGET_AT_ONCE):
             heard = await self.shards.each_shard("users.forget", rows[begin : begin + _FORGET_AT_ONCE])
-            outcomes = self._outcomes(heard, "not all tokens are forgotten; the same call again is safe")
+            outcomes = self._outcomes(heard, "not all tokens are forgotten; calling again is safe")
             forgotten += sum(int(answer.value or 0) for answer in outcomes.values())
             answers += [answer for each in heard.values() for answer in each]
         log.info("tokens_forgotten", reported=len(dead), forgotten=forgotten)
@@ -315,13 +312,10 @@ class CampaignService:
         rows = (row for answer in answers if answer.answered for row in _rows(answer.value))
         return {str(row["id"]): row["spec"] for row in rows}, answers
 
-    async def _zones_used(self) -> tuple[list[str], dict[str, int]]:
+    async def _zones_used(self) -> set[str]:
         heard = await self.shards.each_shard("users.zones", slow=True)
         outcomes = self._outcomes(heard, "the users' time zones cannot be read")
-        values = [answer.value for answer in outcomes.values()]
-        counted = summed(value for value in values if isinstance(value, dict))
-        plain = {str(name) for value in values if isinstance(value, list) for name in value}
-        return sorted({*counted, *plain}), counted
+        return {str(name) for answer in outcomes.values() for name in answer.value or ()}
 
     @staticmethod
     def _outcomes(heard: Mapping[str, Sequence[Answer]], detail: str) -> dict[str, Answer]:
@@ -359,6 +353,17 @@ class CampaignService:
     def close(self) -> None:
         """End all connections."""
         self.shards.close()
+
+
+def _check_acted(what: str, shard: str, answers: Sequence[Answer]) -> None:
+    """Raise a 409 or a 503 unless one of a shard's servers did it."""
+    if any(answer.answered for answer in answers):
+        return
+    for answer in answers:
+        if not answer.unavailable:
+            raise ProblemError(409, "state", f"{what}: {answer.error}", servers=_told(answers))
+    detail = f"{what}: no server of shard {shard} answers; calling again is safe"
+    raise ProblemError(503, "unavailable", detail, servers=_told(answers))
 
 
 def _remember(kept: OrderedDict[str, Any], name: str, value: Any) -> Any:

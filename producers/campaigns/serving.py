@@ -30,11 +30,10 @@ _BACKLOG = 128
 def make_shards(settings: CampaignSettings, connect: Connect, clock: Clock = SYSTEM_CLOCK) -> Shards:
     """Return the servers that the settings name; nothing is connected yet."""
     found: dict[str, list[Server]] = {}
-    for shard, address, url in settings.servers():
+    for shard, address in settings.servers():
         server = Server(
             shard,
             address,
-            url,
             connect,
             timeout=settings.timeout,
             slow_timeout=settings.slow_timeout,
@@ -65,14 +64,13 @@ def listen(host: str, port: int) -> socket.socket:
             sock.close()
             raise
     except OSError as exc:
-        raise ConfigurationError(
-            "port", f"{host}:{port} cannot be listened on ({exc.strerror or exc}); choose another"
-        ) from None
+        problem = f"{host}:{port} cannot be listened on ({exc.strerror or exc}); choose another"
+        raise ConfigurationError("port", problem) from None
     return sock
 
 
 def make_server(app: FastAPI) -> uvicorn.Server:
-    """Return the HTTP server for an application: it logs no requests, and ends streams when it is told to stop."""
+    """Return the HTTP server for an application: it logs no requests, and ends streams when it stops."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -96,7 +94,7 @@ def serve(settings: CampaignSettings, connect: Connect) -> None:
         log.info(
             "serving",
             url=f"http://{settings.host}:{port}/",
-            servers=[server for _, server, _ in settings.servers()],
+            servers=[str(server) for _, server in settings.servers()],
         )
         make_server(app).run(sockets=[sock])
     log.info("stopped")

@@ -1,11 +1,10 @@
-"""The service's settings: flags beat variables (``CAMPAIGNS_…``), those beat the file, that beats defaults."""
+"""The service's settings: flags beat variables (``CAMPAIGNS_…``), they beat the file, that beats defaults."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -29,14 +28,21 @@ from aggregator.faults import problem_of
 from aggregator.layers import nearest
 from aggregator.masking import SecretUrl
 from aggregator.units import Duration
+from consumers.tarantool import parse_url
 from producers.campaigns.model import Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from consumers.tarantool import Address
+
 PREFIX = "CAMPAIGNS_"
 LEAST_TOKEN = 24
 """Characters: less could be tried out."""
+_URL_HELP = (
+    "a URL like tarantool://user:password@host:3301,host2:3301/ is needed; / and @ of a password are"
+    " written %2F and %40"
+)
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 
 
@@ -61,51 +67,18 @@ def _token(value: str) -> str:
     return value
 
 
-def hosts(url: str) -> list[tuple[str, str]]:
-    """Return ``(host:port, URL)`` for each server of ``tarantool://user:password@host:port,host2:port2/?…``.
-
-    Raises ``ValueError``, whose text never holds the URL.
-    """
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme != "tarantool":
-        raise ValueError("a URL like tarantool://user:password@host:3301,host2:3301/ is needed")
-    place, mark, query = rest.partition("?")
-    authority, _, path = place.partition("/")
-    user, at, places = authority.rpartition("@")
-    found = []
-    for each in places.split(","):
-        one = f"tarantool://{user}{at}{each}/{path}{mark}{query}"
-        try:
-            parts = urlsplit(one)
-            if not parts.hostname or not parts.port:
-                raise ValueError("host:port is needed for each server, separated by commas")
-        except ValueError as exc:
-            known = "host:port" in str(exc)
-            raise ValueError(
-                str(exc) if known else "no URL: is a password in it not percent-encoded, or a port no number?"
-            ) from None
-        found.append((each, one))
-    return found
-
-
 def _shards(value: Any) -> Any:
-    """A lone URL is the one shard ``main``."""
+    """Check each shard's name and URL; a lone URL is the one shard ``main``."""
     if isinstance(value, str):
-        return {"main": value}
-    if isinstance(value, dict):
-        for name, url in value.items():
-            if not _SHARD.fullmatch(str(name)):
-                raise ValueError(
-                    f"{name!r}: letters, digits, - and _ are allowed in a shard's name, 32 at most"
-                )
-            if not isinstance(url, str):
-                raise ValueError(
-                    f"{name}: one URL is needed; a shard's further servers stand in it, with commas"
-                )
-            try:
-                hosts(url)
-            except ValueError as exc:
-                raise ValueError(f"{name}: {exc}") from None
+        value = {"main": value}
+    for name, url in value.items() if isinstance(value, dict) else ():
+        if not _SHARD.fullmatch(str(name)):
+            raise ValueError(f"{name!r}: letters, digits, - and _ are allowed in a shard's name, 32 at most")
+        try:
+            parse_url(url)
+        except (ConfigurationError, ValueError, TypeError, AttributeError):
+            # their texts may hold a piece of a password
+            raise ValueError(f"{name}: {_URL_HELP}") from None
     return value
 
 
@@ -178,18 +151,18 @@ class CampaignSettings(BaseSettings):
         del settings_cls, dotenv_settings, file_secret_settings
         return init_settings, env_settings
 
-    def servers(self) -> Iterator[tuple[str, str, str]]:
-        """Yield shard, ``host:port`` and URL of each server."""
+    def servers(self) -> Iterator[tuple[str, Address]]:
+        """Yield shard and address of each server."""
         for shard, url in self.shards.items():
-            for address, one in hosts(url.get_secret_value()):
-                yield shard, address, one
+            for address in parse_url(url.get_secret_value()):
+                yield shard, address
 
     def secret(self) -> str:
         """Return the token; ``ConfigurationError`` says how to make one where it is missing."""
         if self.token is not None:
             return self.token
         if self.token_file is None:
-            problem = "none is set; `python -m producers.campaigns token --file FILE` makes one, name the file as token_file"
+            problem = "none is set; `python -m producers.campaigns token --file FILE` makes a token_file"
             raise ConfigurationError("token", problem)
         try:
             return _token(self.token_file.read_text().strip())
@@ -235,13 +208,9 @@ def _fault(error: Any) -> ConfigurationError:
     field = CampaignSettings.model_fields[where[0]]
     if error["type"] == "too_short":
         return ConfigurationError(where[0], "none is named; a table of URLs is needed, or --shards URL")
-    secret = where[0] in {"shards", "token", "feedback_token"}
-    return ConfigurationError(
-        ".".join(where),
-        str(error["msg"]).removeprefix("Value error, ")
-        if secret
-        else problem_of({"input": None, **error}, field),
-    )
+    if where[0] in {"shards", "token", "feedback_token"}:
+        return ConfigurationError(".".join(where), str(error["msg"]).removeprefix("Value error, "))
+    return ConfigurationError(".".join(where), problem_of(error, field))
 
 
 def _file(path: Path) -> dict[str, Any]:

@@ -63,14 +63,14 @@ def _rows(name: str, first: int, last: int) -> tuple[tuple[int, int], ...]:
 
 
 def table(name: str, start: float, end: float) -> Table:
-    """Return a zone's table for all moments from ``start`` to ``end``; ``ValueError``: there is no such zone."""
+    """Return a zone's table for all moments from ``start`` to ``end``; ``ValueError``: no such zone."""
     # whole days: campaigns of one day share what was found out
     first, last = int(start // _STEP) * _STEP, -int(-end // _STEP) * _STEP
     return [list(row) for row in _rows(name, first, max(last, first))]
 
 
 def tables(start: float, end: float, used: Iterable[str] = ()) -> tuple[dict[str, Table], list[str]]:
-    """Return the tables of all IANA zones and of the fixed offsets among ``used``; and what of it is no zone."""
+    """Return the tables of all IANA zones and of the fixed offsets of ``used``; and what of it is no zone."""
     made = {name: table(name, start, end) for name in known_zones()}
     unknown = []
     for name in used:

@@ -34,7 +34,11 @@ def page(site):
     chromium.driver.refresh()
     chromium.servers = servers
     yield chromium
-    assert not [line for line in chromium.complaints() if "401" not in line and "422" not in line and "404" not in line]
+    assert not [
+        line
+        for line in chromium.complaints()
+        if "401" not in line and "422" not in line and "404" not in line
+    ]
 
 
 @pytest.fixture
@@ -230,7 +234,8 @@ def test_the_whole_form_is_within_reach_of_the_keyboard(inside):
 
 UNNAMED = """
 return [...document.querySelectorAll('input, select, textarea, button, a')]
-  .filter((e) => e.offsetParent && !(e.labels && e.labels.length) && !e.textContent.trim() && !e.getAttribute('aria-label'))
+  .filter((e) => e.offsetParent && !(e.labels && e.labels.length))
+  .filter((e) => !e.textContent.trim() && !e.getAttribute('aria-label'))
   .map((e) => e.outerHTML)
 """
 # texts whose contrast is below WCAG's 4.5
@@ -251,7 +256,8 @@ for (const e of document.querySelectorAll('body *')) {
   if (!e.offsetParent || e.closest('svg, option, .visually-hidden, .skip')) continue;
   if (![...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) continue;
   const [one, two] = [light(parse(getComputedStyle(e).color)), light(behind(e))].sort((a, b) => b - a);
-  if ((one + 0.05) / (two + 0.05) < 4.5) found.push(`${e.outerHTML.slice(0, 80)} ${((one + 0.05) / (two + 0.05)).toFixed(2)}`);
+  const ratio = (one + 0.05) / (two + 0.05);
+  if (ratio < 4.5) found.push(`${e.outerHTML.slice(0, 80)} ${ratio.toFixed(2)}`);
 }
 return found;
 """

@@ -246,7 +246,7 @@ WRONG = [
         {"notifications": {"apns": {"default": {"payload": {"x": "y" * 4096}}}}},
         "notifications.apns.default.payload", "4104 bytes as JSON; apns takes 4096",
     ),
-    ({"notifications": {"apns": {"default": {"payload": {}}}}}, "notifications.apns.default.payload", "empty"),
+    ({"notifications": {"apns": {"default": {"payload": {}}}}}, "apns.default.payload", "empty"),
     ({"notifications": {"apns": {"de": {"payload": {"x": 1}}}}}, "notifications.apns", "default is missing"),
     (
         {"notifications": {"fcm": {"default": {"payload": {"data": {"n": 1}}}}}},
