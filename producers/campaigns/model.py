@@ -225,12 +225,12 @@ class CampaignSpec(Strict):
 
     id: CampaignId | None = Field(
         None,
-        description="letters, digits, - _ and .; left out, it is made of the Idempotency-Key, or up",
+        description="letters, digits, - _ and .; left out, it is made of the Idempotency-Key or up",
     )
     app: Word | None = Field(None, description="whose keys are used, where the sending side has several apps")
     notifications: dict[Platform, Variants] = Field(
         min_length=1,
-        description="by platform, then by language, default for all others; a platform not named gets nothing",
+        description="by platform, then by language, default for the others; platforms not named get nothing",
     )
     filter: Filter = Filter()
     quiet: Quiet | None = Field(

@@ -1,7 +1,8 @@
 """Servers in shards, asked side by side, each with a time limit: one that is dead is told, never waited for.
 
-Clients of these servers are synchronous and belong to one thread at a time. So each server has two lanes,
-a thread and a connection each: one for what is quick, one for what reads many users.
+Clients of these servers are synchronous and belong to one thread at a time. So each server has three lanes,
+a thread and a connection each: for what is quick, for what a server first has to tell its neighbours, and
+for what reads many users.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from aggregator.clock import SYSTEM_CLOCK
 from producers.campaigns.ports import ServerRefusedError, ServerUnavailableError
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from consumers.tarantool import Address
     from producers.campaigns.ports import Connect, Connection
 
+Lane = Literal["quick", "telling", "slow"]
 MOST_WAITING = 64
 """Calls that wait for one server; more are refused at once."""
+_NEIGHBOURS = 8.0
 _PING = "campaigns.get"
 _REST_FIRST, _REST_LONGEST = 1.0, 10.0
 
@@ -130,6 +133,9 @@ class Server:
         self.name = f"{shard}/{address}"
         self._clock = clock
         self._quick = _Lane(address, connect, timeout, clock, f"quick {self.name}")
+        # a neighbour that is silent costs a server some seconds
+        telling = timeout + _NEIGHBOURS
+        self._telling = _Lane(address, connect, telling, clock, f"telling {self.name}")
         self._slow = _Lane(address, connect, slow_timeout, clock, f"slow {self.name}")
         self._rest_until = 0.0
         self._rest = 0.0
@@ -140,18 +146,19 @@ class Server:
         """Whether it failed a moment ago."""
         return self._clock.monotonic() < self._rest_until
 
-    async def ask(self, function: str, *arguments: Any, slow: bool = False, patient: bool = True) -> Answer:
+    async def ask(self, function: str, *arguments: Any, lane: Lane = "quick", patient: bool = True) -> Answer:
         """Call a function; never raises for what is the server's fault.
 
-        ``slow``: on the lane of long reads. Not ``patient``: a server that failed a moment ago is not asked.
+        Not ``patient``: a server that failed a moment ago is not asked.
         """
         if not patient and self.resting:
             return Answer(self, error=self._fault, code="unavailable")
         try:
-            if slow:
+            if lane != "quick":
                 # one that stands still shows it here, and not only after the long limit
                 await self._quick.call(_PING, ("",))
-            value = await (self._slow if slow else self._quick).call(function, arguments)
+            lanes = {"quick": self._quick, "telling": self._telling, "slow": self._slow}
+            value = await lanes[lane].call(function, arguments)
         except ServerUnavailableError as exc:
             self._rest = min(max(self._rest * 2, _REST_FIRST), _REST_LONGEST)
             self._rest_until = self._clock.monotonic() + self._rest
@@ -165,8 +172,8 @@ class Server:
 
     def close(self) -> None:
         """End both lanes."""
-        self._quick.close()
-        self._slow.close()
+        for lane in (self._quick, self._telling, self._slow):
+            lane.close()
 
 
 class Shards:
@@ -180,9 +187,11 @@ class Shards:
         """Every server, shard by shard."""
         return tuple(server for each in self.by_name.values() for server in each)
 
-    async def everywhere(self, function: str, *arguments: Any, patient: bool = True) -> list[Answer]:
+    async def everywhere(
+        self, function: str, *arguments: Any, lane: Lane = "quick", patient: bool = True
+    ) -> list[Answer]:
         """Ask all servers at once; an answer for each, in their order."""
-        calls = [server.ask(function, *arguments, patient=patient) for server in self.servers]
+        calls = [server.ask(function, *arguments, lane=lane, patient=patient) for server in self.servers]
         return list(await asyncio.gather(*calls))
 
     async def somewhere(
@@ -190,7 +199,7 @@ class Shards:
         shard: str,
         function: str,
         *arguments: Any,
-        slow: bool = False,
+        lane: Lane = "quick",
         first: Callable[[Server], bool] | None = None,
         elsewhere: Sequence[str] = ("unavailable", "read-only", "not-installed"),
     ) -> list[Answer]:
@@ -204,7 +213,7 @@ class Shards:
             self.by_name[shard], key=lambda server: (not (first and first(server)), server.resting)
         )
         for server in order:
-            answer = await server.ask(function, *arguments, slow=slow)
+            answer = await server.ask(function, *arguments, lane=lane)
             heard.append(answer)
             if answer.answered or answer.code not in elsewhere:
                 break

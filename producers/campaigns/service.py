@@ -82,7 +82,7 @@ class CampaignService:
         answers: list[Answer] = []
         platforms: dict[str, int] = {}
         for platform in wanted:
-            heard = await self.shards.each_shard("users.count", {**chosen, "platform": platform}, slow=True)
+            heard = await self.shards.each_shard("users.count", {**chosen, "platform": platform}, lane="slow")
             outcomes = self._outcomes(heard, "the users cannot be counted")
             platforms[platform] = sum(int(answer.value) for answer in outcomes.values())
             answers += (answer for each in heard.values() for answer in each)
@@ -124,7 +124,9 @@ class CampaignService:
         )  # fmt: skip
 
     async def _store(self, record: Record) -> None:
-        heard = await self.shards.each_shard("campaigns.create", record.id, dict(record.stored))
+        heard = await self.shards.each_shard(
+            "campaigns.create", record.id, dict(record.stored), lane="telling"
+        )
         last = [answers[-1] for answers in heard.values()]
         if any(answer.code == "conflict" for answer in last):
             # created by somebody else a moment ago: the same one?
@@ -202,6 +204,7 @@ class CampaignService:
         alive = {answer.server for answer in said if not answer.unavailable}
         start = partial(
             self.shards.somewhere,
+            lane="telling",
             first=alive.__contains__,
             elsewhere=("unavailable", "read-only", "not-installed", "no-campaign"),
         )
@@ -214,7 +217,7 @@ class CampaignService:
         """Pause, resume, cancel or revoke it at all servers; tell which did not answer."""
         async with self._lock(name):
             await self._find(name, needed=True)
-            answers = await self.shards.everywhere(f"campaigns.{action}", name)
+            answers = await self.shards.everywhere(f"campaigns.{action}", name, lane="telling")
         for shard, servers in self.shards.by_name.items():
             _check_acted(f"{action} of {name}", shard, [each for each in answers if each.server in servers])
         silent = [each.server for each in faults(answers)]
@@ -313,7 +316,7 @@ class CampaignService:
         return {str(row["id"]): row["spec"] for row in rows}, answers
 
     async def _zones_used(self) -> set[str]:
-        heard = await self.shards.each_shard("users.zones", slow=True)
+        heard = await self.shards.each_shard("users.zones", lane="slow")
         outcomes = self._outcomes(heard, "the users' time zones cannot be read")
         return {str(name) for answer in outcomes.values() for name in answer.value or ()}
 

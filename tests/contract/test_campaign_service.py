@@ -43,10 +43,10 @@ class InMemory:
         yield
         for server in self.fakes.names.values():
             for said in server.progress.values():
-                said |= {"state": "done", "walked": 3, "matched": 3, "queued": 3}
-        first = self.fakes["main1"].progress
-        for said in first.values():
-            said["counts"] = {"apns": {"sent": 2}, "fcm": {"sent": 1}}
+                said["state"] = "done"
+        for said in self.fakes["main1"].progress.values():
+            counts = {"apns": {"sent": 2}, "fcm": {"sent": 1}}
+            said |= {"walked": 3, "matched": 3, "queued": 3, "counts": counts}
 
     def close(self):
         pass
@@ -217,6 +217,8 @@ def test_a_payload_comes_back_as_it_was(stage):
     payload = {"aps": {}, "list": [], "none": None, "text": "Grüße 👋", "number": 1.5, "deep": {"a": [{}]}}
     post(stage, notifications={"apns": {"default": {"payload": payload}}})
     assert (
-        stage.api.get(f"/campaigns/{stage.name}").json()["spec"]["notifications"]["apns"]["default"]["payload"]
+        stage.api.get(f"/campaigns/{stage.name}").json()["spec"]["notifications"]["apns"]["default"][
+            "payload"
+        ]
         == payload
     )

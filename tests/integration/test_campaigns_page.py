@@ -63,8 +63,8 @@ def started(page, **changed):
     windows = {str(now + hour * HOUR): max(900 - abs(hour - 5) * 140, 60) for hour in range(-3, 14)}
     for number, name in enumerate(("eu0", "eu1", "us0")):
         page.servers[name].progress[changed.get("id", "sale")] |= {
-            "walked": 21_000 + 977 * number, "matched": 17_500, "queued": 17_100, "batches": 3, "windows": windows,
-            "baton": {"held": number == 0}, "skipped": {"filter": 3_400, "expired": 3},
+            "walked": 21_000 + 977 * number, "matched": 17_500, "queued": 17_100, "batches": 3,
+            "windows": windows, "baton": {"held": number == 0}, "skipped": {"filter": 3_400, "expired": 3},
             "counts": {
                 "apns": {"written": 4_200, "Unregistered": 61, "BadDeviceToken": 7},
                 "fcm": {"written": 3_900, "UNREGISTERED": 45},

@@ -54,7 +54,9 @@ def test_fixed_offsets(minutes, prefix, colon):
     assert table(name, 0, DAY) == [[0, minutes * 60]]
 
 
-@pytest.mark.parametrize("name", ["", "Mars/Olympus", "+15:00", "+5:61", "posixrules", "../etc/passwd", "berlin"])
+@pytest.mark.parametrize(
+    "name", ["", "Mars/Olympus", "+15:00", "+5:61", "posixrules", "../etc/passwd", "berlin"]
+)
 def test_what_is_no_zone(name):
     with pytest.raises(ValueError, match="is no time zone"):
         zone_of(name)
