@@ -1,4 +1,4 @@
-"""The campaign service's settings and command line: where values come from, and what is said of wrong ones."""
+"""Settings and command line of campaigns: where values come from, and what is said of wrong ones."""
 
 from __future__ import annotations
 
