@@ -10,6 +10,7 @@ import uvicorn
 
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import ConfigurationError
+from aggregator.signals import Signals
 from producers.campaigns.api import make_app
 from producers.campaigns.servers import Server, Shards
 from producers.campaigns.service import CampaignService
@@ -89,6 +90,8 @@ def make_server(app: FastAPI) -> uvicorn.Server:
 def serve(settings: CampaignSettings, connect: Connect) -> None:
     """Serve until SIGTERM or SIGINT."""
     app = build(settings, connect)
+    # uvicorn ends by the signal once more, when all is closed: that one is only counted
+    Signals(impatient=False).install()
     with listen(settings.host, settings.port) as sock:
         port = sock.getsockname()[1]
         log.info(

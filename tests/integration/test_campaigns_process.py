@@ -1,0 +1,72 @@
+"""The campaign service as a process, from servers that are installed by it to the last push."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import orjson
+import pytest
+
+from producers.campaigns import cli
+from tests.campaign_service import TOKEN, client, spec
+from tests.conftest import missing
+from tests.servers import Unavailable
+from tests.servers.base import wait_for
+from tests.servers.tarantool import MODULES, PASSWORD, replica_set
+from tests.service import ROOT
+from tests.shard import Consumers, user
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def bare():
+    """Two replicas with tubes, but without campaigns."""
+    try:
+        servers = replica_set(1, modules=MODULES[:1])
+    except Unavailable as why:
+        missing(why)
+    yield servers
+    for server in servers:
+        server.close()
+
+
+@contextmanager
+def process(url, tmp_path):
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    command = [sys.executable, "-m", "producers.campaigns", "serve", "--shards", url, "--port", "0"]
+    running = subprocess.Popen(
+        [*command, "--token-file", str(token), "--log-format", "json"], stderr=subprocess.PIPE, cwd=ROOT
+    )
+    try:
+        yield running, orjson.loads(running.stderr.readline())["url"].rstrip("/")
+    finally:
+        running.kill()
+        running.wait()
+        running.stderr.close()
+
+
+def test_install_status_serve_and_stop(bare, tmp_path, capsys):
+    uris = ",".join(server.uri for server in bare)
+    assert cli.main(["install", "--shards", f"tarantool://admin:{PASSWORD}@{uris}/"]) == 0
+    assert "campaigns 1" in capsys.readouterr().out
+    bare[0].eval("users.load(...)", [user(number) for number in range(500)])
+    url = f"tarantool://producer:{PASSWORD}@{uris}/"
+    assert cli.main(["status", "--shards", url]) == 0
+    assert "500" in capsys.readouterr().out
+    with process(url, tmp_path) as (running, address), client(address) as api:
+        assert api.post("/campaigns", json=spec()).json()["expected"] == {"apns": 250, "fcm": 250}
+        with Consumers(bare).running():
+            assert api.post("/campaigns/sale/start").json()["unanswered"] == []
+
+            def done():
+                return api.get("/campaigns/sale/progress").json()["done"] == 500
+
+            wait_for(done, "500 pushes", detail=lambda: api.get("/campaigns/sale/progress").text)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(20) == 0
+    assert PASSWORD not in capsys.readouterr().out
