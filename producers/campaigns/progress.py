@@ -96,9 +96,7 @@ def summarise(
         done=done,
         remaining=remaining,
         rate=None if rate is None else round(rate, 1),
-        eta_seconds=_eta(
-            state, remaining, rate, [each.at.timestamp() - now for each in wave if not each.open]
-        ),
+        eta_seconds=_eta(state, remaining, rate, [each.at.timestamp() - now for each in wave]),
         reasons=summed(each.reasons for each in platforms),
         skipped=summed(said.get("skipped") for said in maps),
         platforms=platforms,

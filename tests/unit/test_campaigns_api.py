@@ -10,6 +10,7 @@ import pytest
 
 from tests.campaign_servers import FakeServers
 from tests.campaign_service import TOKEN, client, serving, spec
+from tests.servers.base import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -431,6 +432,12 @@ def test_too_many_watchers_are_told_to_come_back():
             second = api.get("/campaigns/sale/events")
             assert (second.status_code, second.headers["retry-after"]) == (503, "10")
             next(lines)
+
+        def free():
+            with api.stream("GET", "/campaigns/sale/events") as stream:
+                return stream.status_code == 200
+
+        wait_for(free, "the place of the first")
 
 
 def test_watchers_share_their_questions():
