@@ -101,7 +101,7 @@ class Shard:
         self.servers = replica_set(count - 1, **settings)
         for server, name in zip(self.servers, "abcdefgh", strict=False):
             server.name = name
-        peers = [[server.name, f"admin:{PASSWORD}@{server.uri}"] for server in self.servers]
+        peers = [[server.name, f"producer:{PASSWORD}@{server.uri}"] for server in self.servers]
         for server in self.servers:
             server.eval(f"{TIMES}; campaigns.peers(...)", peers, server.name)
 

@@ -7,7 +7,7 @@ local M = {version = 1, needs = {'ledger', 'peers', 'relay'}, migrations = {}}
 
 M.functions = {
     producer = {'create', 'start', 'pause', 'resume', 'cancel', 'revoke', 'get', 'list', 'progress', 'forget'},
-    operator = {'get', 'list', 'progress', 'peers'},
+    operator = {'get', 'list', 'progress'},
 }
 
 

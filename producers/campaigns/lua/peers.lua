@@ -11,7 +11,8 @@ local uuid = require('uuid')
 
 local M = {version = 1, needs = {'ledger'}, migrations = {}}
 
-M.functions = {relay = {'pull', 'push'}}
+--- The user in the peers' URIs needs one of these roles.
+M.functions = {relay = {'pull', 'push'}, producer = {'pull', 'push'}}
 
 --- Seconds: between two rounds, for a call, for a connection, and without an answer until a peer counts as dead.
 M.options = {tick = 0.2, timeout = 1, connect_timeout = 0.5, dead_after = 2}

@@ -7,8 +7,9 @@ local log = require('log')
 local M = {version = 1, needs = {'tubes', 'batches', 'ledger', 'peers', 'users'}, migrations = {}}
 
 --- high_water: ready tasks of one campaign above which a server passes the baton without claiming;
--- wait: seconds to wait for them to become fewer, first. batch: users, where the campaign says nothing.
-M.options = {high_water = 200, wait = 0.2, patience = 10, batch = 10000, slice = 500}
+-- wait: seconds to wait for them to become fewer, first. patience: see caught_up. batch: users, where the campaign
+-- says nothing; slice and step: users read and skipped between two yields, each below a millisecond.
+M.options = {high_water = 200, wait = 0.2, patience = 10, batch = 10000, slice = 250, step = 2000}
 M.clock = clock.time
 --- Called at named points of the protocol; tests stop or kill the server there.
 M.probe = function() end
@@ -35,25 +36,40 @@ local function is_running(id)
     return not stopped and campaign ~= nil and campaign.state == 'running'
 end
 
---- The rows behind `from`: `limit` of them, or all up to `to`. Yields between slices.
-local function read(from, limit, to)
-    local rows, last = {}, from
-    while #rows < limit do
-        local size = math.min(M.options.slice, limit - #rows)
-        local slice = users.after(last, size)
-        for at = 1, #slice do
-            if to ~= nil and ledger.before(to, slice[at][1]) then
-                return rows
-            end
-            rows[#rows + 1] = slice[at]
+--- The id of the last of up to `limit` users behind `from`, and how many these are. Yields between steps.
+local function boundary(from, limit)
+    local index, found, last = box.space.users.index.pk, 0, from
+    while found < limit do
+        local step = math.min(M.options.step, limit - found)
+        local key = last ~= nil and {last} or {}
+        local iterator = last ~= nil and 'GT' or 'ALL'
+        local row = index:select(key, {iterator = iterator, offset = step - 1, limit = 1})[1]
+        if row == nil then
+            local rest = index:count(key, {iterator = iterator})
+            return rest > 0 and index:max()[1] or last, found + rest
         end
-        if #slice < size then
-            return rows
-        end
-        last = slice[#slice][1]
+        found, last = found + step, row[1]
         fiber.yield()
     end
-    return rows
+    return last, found
+end
+
+--- Make tasks of the users behind `from`, up to `to`. Yields between slices.
+local function split(campaign, from, to)
+    local batch, last, size = batches.new(campaign, M.clock()), from, M.options.slice
+    while true do
+        local rows = users.after(last, size)
+        local count = #rows
+        while count > 0 and ledger.before(to, rows[count][1]) do
+            count = count - 1
+        end
+        batches.add(batch, rows, 1, count)
+        if count < size then
+            return batches.finish(batch)
+        end
+        last = rows[count][1]
+        fiber.yield()
+    end
 end
 
 --- Whether as much of the users is here as was at the server where the campaign was started. What is not here
@@ -112,7 +128,7 @@ local function queue(campaign, claim, tasks, counts)
 end
 
 --- Do what a claim of this server promises, unless it is no longer its own.
-local function fulfil(claim, rows)
+local function fulfil(claim)
     peers.ensure_fresh()
     local campaign = campaign_of(claim.campaign)
     local known = box.space.claims:get({claim.campaign, claim.seq, claim.epoch})
@@ -123,8 +139,7 @@ local function fulfil(claim, rows)
     if ledger.ended(campaign.state) or baton ~= nil and ledger.covered(known, baton.bases) then
         return ledger.withdraw(known)
     end
-    rows = rows or read(known.from, math.huge, known.to)
-    local tasks, counts = batches.split(campaign, rows, M.clock())
+    local tasks, counts = split(campaign, known.from, known.to)
     M.probe('split', claim.seq)
     queue(campaign, known, tasks, counts)
 end
@@ -213,15 +228,15 @@ local function turn(campaign, baton)
         end
         return
     end
-    local rows = read(baton.last, campaign.spec.batch or M.options.batch)
+    local to, rows = boundary(baton.last, campaign.spec.batch or M.options.batch)
     peers.ensure_fresh()
     if not is_running(id) or not same(baton) then
         return
-    elseif #rows == 0 then
+    elseif rows == 0 then
         return finish(baton)
     end
     local claim = {
-        campaign = id, seq = baton.seq, epoch = baton.epoch, from = baton.last, to = rows[#rows][1], rows = #rows,
+        campaign = id, seq = baton.seq, epoch = baton.epoch, from = baton.last, to = to, rows = rows,
         owner = peers.me, term = ledger.above(nil, peers.me), state = 'open', queued = false,
     }
     M.probe('claim', baton.seq)
@@ -235,7 +250,7 @@ local function turn(campaign, baton)
     M.probe('before pass', baton.seq)
     local passed = pass(baton, claim.to)
     M.probe(passed and 'passed' or 'stale', baton.seq)
-    fulfil(claim, rows)
+    fulfil(claim)
 end
 
 -- ── for those that died ──

@@ -143,8 +143,7 @@ function users.count(filter)
     end
     local matches, count = users.matcher(filter), 0
     users.each(function(row)
-        local _, _, platform, version, language, resolution, tz = row:unpack()
-        if matches(platform, version, language, resolution, tz) then
+        if matches(row[3], row[4], row[5], row[6], row[7]) then
             count = count + 1
         end
     end)

@@ -107,11 +107,12 @@ end
 
 --- A function (tz, from, to) -> window for devices of one campaign, its answers kept: one moment, few zones.
 --
--- window: {key=, not_before=, not_after=, next_window=}, with key '' and nothing else where all hours are free;
--- `open` says whether it is open now. A zone that is neither in the table nor a fixed offset counts as UTC,
+-- window: {open=, not_before=, not_after=, next_window=}, one object for each; where all hours are free, only
+-- `open`, which says whether it is open now. A zone that is neither in the table nor a fixed offset counts as UTC,
 -- and the window is `unknown`.
 function windows.planner(spec, zones, now)
-    local kept, free = {}, {key = '', open = true}
+    -- windows of devices without and with hours of their own, by zone; and one object for each window
+    local without, with, by_key, free = {}, {}, {}, {open = true}
     local preferred, quiet = spec.use_preferred_hours, spec.quiet
 
     local function plan(tz, from, to)
@@ -128,27 +129,43 @@ function windows.planner(spec, zones, now)
             end
         end
         local start, stop, after = windows.find(zone, mask, now)
-        return {
-            key = ('%d-%d'):format(start, stop), open = start <= now,
-            not_before = start, not_after = stop, next_window = after, unknown = unknown,
-        }
+        local key = ('%d %d %s'):format(start, stop, unknown)
+        if by_key[key] == nil then
+            by_key[key] = {
+                open = start <= now, not_before = start, not_after = stop, next_window = after, unknown = unknown,
+            }
+        end
+        return by_key[key]
     end
 
+    if quiet == nil and not preferred then
+        return function() return free end
+    end
     return function(tz, from, to)
-        if not preferred then
-            from, to = nil, nil
+        local window
+        if not preferred or from == nil or to == nil then
+            window = without[tz]
+            if window == nil then
+                window = plan(tz, nil, nil)
+                without[tz] = window
+            end
+            return window
         end
-        if quiet == nil and from == nil then
-            return free
+        local of = with[tz]
+        if of == nil then
+            of = {}
+            with[tz] = of
         end
-        local name = ('%s %s %s'):format(tz, from, to)
-        local window = kept[name]
+        local hours = from * 32 + to
+        window = of[hours]
         if window == nil then
             window = plan(tz, from, to)
-            kept[name] = window
+            of[hours] = window
         end
         return window
     end
 end
+
+windows.migrations = {}
 
 return windows
