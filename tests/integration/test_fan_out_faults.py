@@ -27,6 +27,16 @@ LOSE_AN_ANSWER = """
         return outcome
     end
 """
+#: Whoever got that baton is slow, so that the newer one is at the third server before.
+DAWDLE = """
+    local slow = true
+    relay.probe = function(at, seq)
+        if at == 'before pass' and seq >= 4 and slow then
+            slow = false
+            require('fiber').sleep(1)
+        end
+    end
+"""
 #: An answer that comes so late that the baton has been around the ring before.
 LATE_ANSWERS = """
     local fiber, tell = require('fiber'), peers.tell
@@ -95,6 +105,7 @@ def test_a_late_answer_does_not_overwrite_a_newer_baton(shard):
 
 def test_a_lost_answer_makes_a_newer_epoch_and_the_other_withdraws(shard):
     shard.servers[0].eval(LOSE_AN_ANSWER)
+    shard.servers[1].eval(DAWDLE)
     consumers = Consumers(shard.servers)
     with consumers.running():
         shard.start("lost", at=0)
