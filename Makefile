@@ -34,6 +34,10 @@ run: $(VENV)/.installed ## Run the main job on its embedded defaults: 40 message
 	@$(PY) -m producers.tasks --count 40
 	@$(PY) -m aggregator.consume --until-empty --size 20 --log-format console
 
+.PHONY: run-push
+run-push: $(VENV)/.installed ## Run a push campaign on this machine: 100,000 made-up users, simulated gateways (needs tarantool).
+	@$(PY) -m producers.campaigns demo $(ARGS)
+
 .PHONY: test
 test: $(VENV)/.tested ## Run all tests, with real servers; on Debian as root these are installed first (NO_INSTALL=1: not).
 ifndef NO_INSTALL

@@ -20,11 +20,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import MessageRefusedError
-from aggregator.push import Notification
+from aggregator.push import Address, Notification
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from aggregator.clock import Clock
+    from aggregator.delivery import Item
 
 PLATFORMS = ("apns", "fcm")
 #: Bytes of a collapse id that APNs takes.
@@ -58,6 +62,28 @@ def read_push(message: Any, now: float) -> PushMessage:
     )
 
 
+def address_of(item: Item, clock: Clock = SYSTEM_CLOCK) -> Address:
+    """Return to whom an item goes that is a push message itself, for one device.
+
+    Without a campaign the item's id stands for it: pushes of two messages never have the same ``apns-id``.
+    Raises ``MessageRefusedError``: ``bad-push``, or ``outside-window`` where it may not be sent now.
+    """
+    message, now = item.json(), clock.time()
+    if type(message) is dict and not message.get("campaign"):
+        message = {**message, "campaign": item.id}
+    platform, app, notification, recipients = read_push(message, now)
+    if len(recipients) != 1:
+        raise _bad(f"it has {len(recipients)} recipients; set aggregate = push")
+    if fault := fault_of(recipients[0]):
+        raise _bad(f"its recipient {fault}")
+    if notification.due(now) != now:
+        raise MessageRefusedError(
+            "outside-window", "set aggregate = push, and put it into a tube to have it held"
+        )
+    device, token, registered = (*recipients[0], None)[:3]
+    return Address(token, str(device), platform, app, registered or 0, 0, notification)
+
+
 def recipients_of(message: Mapping[str, Any]) -> list[Any]:
     """Return the recipients of a message, one where it names a single device.
 
@@ -67,7 +93,7 @@ def recipients_of(message: Mapping[str, Any]) -> list[Any]:
     if recipients is None:
         if "token" not in message:
             raise _bad("recipients are missing, or device and token")
-        return [[message.get("device", ""), message["token"], message.get("registered")]]
+        return [[message.get("device") or "", message["token"], message.get("registered")]]
     if type(recipients) is not list or not recipients:
         raise _bad("recipients are no list, or an empty one")
     if "token" in message:

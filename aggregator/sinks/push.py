@@ -31,8 +31,8 @@ from aggregator.errors import (
     SinkError,
     SinkUnavailableError,
 )
+from aggregator.push_message import address_of
 from aggregator.sinks.base import WRITTEN, Fate, Limits, Verdict
-from aggregator.sinks.push_message import address_of
 from aggregator.sinks.push_options import fault, read_file
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from aggregator.errors import MessageRefusedError, SinkUnavailableError
+from aggregator.push_message import address_of
 from aggregator.sinks.base import WRITTEN, Fate, Limits, Verdict
 from aggregator.sinks.push_batch import Batch
-from aggregator.sinks.push_message import address_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""``python -m producers.campaigns serve|load|install|status|token``: one clear line for each fault.
+"""``python -m producers.campaigns serve|load|install|status|demo|token``: one clear line for each fault.
 
 Exit codes: 2 wrong input, 1 a server cannot be reached or refused something, 130 interrupted.
 """
@@ -32,6 +32,7 @@ serve    the HTTP API and the page
 load     users from CSV or JSON lines
 install  the Lua modules into the servers
 status   ask each server how it is
+demo     a whole campaign on this machine, with made-up users
 token    make a token for callers
 
 Settings come from flags, variables (CAMPAIGNS_SHARDS, CAMPAIGNS_TOKEN, …) and the TOML file that --config
@@ -60,10 +61,10 @@ class _Parser(ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    if argv[:1] == ["load"]:
-        _need("tarantool")
-        # it has flags of its own
-        return int(import_module("producers.campaigns.load").main(argv[1:]))
+    if argv[:1] in (["load"], ["demo"]):
+        _need("tarantool", "requests")
+        # they have flags of their own
+        return int(import_module(f"producers.campaigns.{argv[0]}").main(argv[1:]))
     given = _parser().parse_args(argv)
     if given.command == "token":
         return run(PROG, lambda: _token(given.file))
@@ -89,7 +90,9 @@ def _parser() -> ArgumentParser:
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="serve|load|install|status|token")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="serve|load|install|status|demo|token"
+    )
     for name in ("serve", "install", "status"):
         command = commands.add_parser(name, prog=f"{PROG} {name}", allow_abbrev=False)
         command.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")

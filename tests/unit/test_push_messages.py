@@ -7,11 +7,11 @@ import pytest
 
 from aggregator.errors import MessageRefusedError
 from aggregator.push import Notification
+from aggregator.push_message import address_of
 from aggregator.sinks import apns_requests, fcm_message
 from aggregator.sinks.apns import ApnsGateway
 from aggregator.sinks.base import Fate, Verdict
 from aggregator.sinks.push_hold import Hold
-from aggregator.sinks.push_message import address_of
 from aggregator.testing.clock import VirtualClock
 from aggregator.testing.memory import MemoryDelivery
 from tests.pushes import ALERT, LETTER, address
@@ -175,6 +175,7 @@ def message(**changed):
     made = MemoryDelivery(
         orjson.dumps({name: value for name, value in (GOOD | changed).items() if value != ""})
     )
+    made.id = "m1"
     return address_of(made, VirtualClock(time=1000.0))
 
 
@@ -187,8 +188,10 @@ def test_a_message_for_one_device():
 
 
 def test_what_may_be_left_away():
-    found = message(app="", campaign="", device="", registered="", notification={"payload": {}, "ttl": 0})
-    assert found.notification == Notification(payload=b"{}", expiration=0)
+    found = message(
+        app="", campaign="", device="", registered="", notification={"payload": {"a": 1}, "ttl": 0}
+    )
+    assert found.notification == Notification(payload=b'{"a":1}', campaign="m1", expiration=0)
 
 
 @pytest.mark.parametrize(
@@ -196,9 +199,11 @@ def test_what_may_be_left_away():
     [
         {"token": ""}, {"token": 7}, {"platform": "web"}, {"platform": ""}, {"app": 7}, {"registered": "now"},
         {"notification": ""}, {"notification": []}, {"notification": {}}, {"notification": {"payload": "x"}},
-        {"notification": {"payload": {}, "colour": 1}}, {"notification": {"payload": {}, "ttl": -1}},
-        {"notification": {"payload": {}, "ttl": 1, "expiration": 1}},
-        {"notification": {"payload": {}, "topic": 1}},
+        {"notification": {"payload": {}}}, {"notification": {"payload": {"a": 1}, "colour": 1}},
+        {"notification": {"payload": {"a": 1}, "ttl": -1}},
+        {"notification": {"payload": {"a": 1}, "ttl": 1, "expiration": 1}},
+        {"notification": {"payload": {"a": 1}, "topic": 1}}, {"recipients": [["d", "t"]]},
+        {"token": "", "recipients": [["d1", "t1"], ["d2", "t2"]]}, {"token": "", "recipients": [["d1"]]},
     ],
 )  # fmt: skip
 def test_a_message_that_is_none(changed):
@@ -210,3 +215,10 @@ def test_a_message_that_is_none(changed):
 def test_json_that_is_no_message(text):
     with pytest.raises(MessageRefusedError):
         address_of(MemoryDelivery(text))
+
+
+@pytest.mark.parametrize("window", [{"not_before": 1001}, {"not_after": 999}, {"expires": 1000}])
+def test_nothing_is_sent_outside_its_window(window):
+    with pytest.raises(MessageRefusedError, match="outside-window"):
+        message(**window)
+    assert message(not_before=999, not_after=1001, expires=1001)

@@ -1,0 +1,145 @@
+"""``python -m benchmarks.campaign``: a campaign from users in Tarantool to a gateway that answers late.
+
+All on this machine: the servers, the API, the sending side, and the compiled gateway. Prints how long it
+took, whom it reached, what each part used of CPU, and how quick point reads of users were before and
+meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import requests
+
+from benchmarks.build import BUILD, build
+from benchmarks.figures import percentile
+from benchmarks.push_engine import sink_url
+from consumers.tarantool import Tarantool
+from producers.campaigns.demo import CAMPAIGN
+from producers.campaigns.stage import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+READS_A_SECOND = 100
+IDLE_SECONDS = 5.0
+READ = "return box.space.users:get(...) ~= nil"
+
+
+def main() -> int:
+    """Run it; 1 if a device was not reached."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, default=2_000_000)
+    parser.add_argument("--servers", type=int, default=2)
+    parser.add_argument("--latency", default="20ms")
+    parser.add_argument("--workers", type=int, default=1, help="of a route, at each server")
+    parser.add_argument("--prefetch", type=int, default=8, help="tasks that a worker holds")
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds after which it is given up")
+    given = parser.parse_args()
+    build("gateway")
+    with Stage(shown=sys.stderr) as stage:
+        for _ in range(given.servers):
+            stage.tarantool(memory=max(512, given.users // 1_500))
+        stage.join()
+        behaviour = f'{{"latency": "{given.latency}"}}'
+        gateway = stage.told("gateway", [str(BUILD / "gateway"), "-behaviour", behaviour])
+        began = time.monotonic()
+        stage.users(given.users)
+        print(f"{given.users:,} users loaded in {time.monotonic() - began:.1f} s", flush=True)
+        return measure(stage, gateway, given)
+
+
+def measure(stage: Stage, gateway: dict[str, Any], given: argparse.Namespace) -> int:
+    """Run the campaign and print what came of it."""
+    api = stage.api()
+    sinks = {"apns": sink_url("curl", gateway), "fcm": sink_url("fcm", gateway)}
+    stage.consume(sinks, workers=given.workers, prefetch=given.prefetch)
+    campaign = {**CAMPAIGN, "id": "bench"}
+    api.post("/campaigns", campaign)
+    reads = Reads(stage)
+    time.sleep(IDLE_SECONDS)
+    idle = reads.take()
+    before, began = used(stage), time.monotonic()
+    api.post("/campaigns/bench/start")
+    while True:
+        time.sleep(1.0)
+        progress = api.get("/campaigns/bench/progress")
+        seconds = time.monotonic() - began
+        if progress["done"] >= given.users or progress["state"] in {"done", "cancelled", "revoked"}:
+            break
+        if seconds > given.limit:
+            print(f"given up after {seconds:.0f} s: {progress['state']}, {progress['done']:,} done")
+            break
+    after, meanwhile = used(stage), reads.take()
+    reads.close()
+    account = requests.get(f"{gateway['control']}/account", timeout=30).json()
+    print(f"{progress['done']:,} devices in {seconds:.1f} s: {progress['done'] / seconds:,.0f}/s")
+    print(f"the gateway: {account}")
+    for name, spent in after.items():
+        each = (spent - before.get(name, 0)) / max(progress["done"], 1)
+        print(f"{name:>12}: {each * 1000:.4f} ms of CPU a push, {peak_mb(stage, name):.0f} MB")
+    print(f"point reads: idle {told(idle)}; meanwhile {told(meanwhile)}")
+    if progress["done"] < given.users:
+        for name in stage.processes:
+            print(f"── {name}\n{stage.words(name)[-1500:]}")
+    return 0 if account["delivered"] == given.users and not account["duplicates"] else 1
+
+
+class Reads:
+    """Point reads of users at the first server, at a steady rate, on a thread of their own."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._url = stage.url("admin", stage.servers[0])
+        self._ended = threading.Event()
+        self._taken: list[float] = []
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def take(self) -> list[float]:
+        """Return the seconds that each took since the last time."""
+        taken, self._taken = self._taken, []
+        return taken
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _read(self) -> None:
+        with closing(Tarantool(self._url, timeout=30)) as client:
+            number = 0
+            while not self._ended.wait(1 / READS_A_SECOND):
+                number += 1
+                began = time.perf_counter()
+                client.eval(READ, number)
+                self._taken.append(time.perf_counter() - began)
+
+
+def used(stage: Stage) -> dict[str, float]:
+    """Return CPU seconds by process, children included."""
+    spent = {}
+    for name, process in stage.processes.items():
+        if process.poll() is None:
+            one = psutil.Process(process.pid)
+            spent[name] = sum(sum(each.cpu_times()[:2]) for each in (one, *one.children(recursive=True)))
+    return spent
+
+
+def peak_mb(stage: Stage, name: str) -> float:
+    """Return the memory that a process has now."""
+    return psutil.Process(stage.processes[name].pid).memory_info().rss / 2**20
+
+
+def told(seconds: Sequence[float]) -> str:
+    """Return the percentiles of some reads."""
+    marks = ", ".join(f"p{share * 100:g} {percentile(seconds, share) * 1000:.2f} ms" for share in (0.5, 0.99))
+    return f"{marks} ({len(seconds):,})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
