@@ -45,6 +45,7 @@ class Stage:
         self.password = secrets.token_urlsafe(16)
         self.servers: list[str] = []
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, tuple[Sequence[str], Mapping[str, str] | None]] = {}
         self._shown = shown
         self._stack = ExitStack()
 
@@ -146,8 +147,19 @@ class Stage:
 
     # ── processes ──
 
+    def kill(self, name: str) -> None:
+        """End a process at once, as a machine does that loses its power."""
+        self.processes[name].kill()
+        self.processes[name].wait()
+
+    def restart(self, name: str) -> None:
+        """Start a process again that was killed, as it was started."""
+        (self.folder / f"{name}.ready").unlink(missing_ok=True)
+        self.start(name, *self._commands[name])
+
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         """Start a process; what it says goes to ``folder/NAME.log``."""
+        self._commands[name] = command, environment
         with (self.folder / f"{name}.log").open("ab") as log:
             self._start(name, command, environment, stdout=log, stderr=log)
 
