@@ -8,6 +8,7 @@ meanwhile.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import threading
 import time
@@ -38,6 +39,10 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=2_000_000)
     parser.add_argument("--servers", type=int, default=2)
     parser.add_argument("--latency", default="20ms")
+    parser.add_argument(
+        "--behaviour", type=json.loads, default={}, help="more for the gateway, as its page has it"
+    )
+    parser.add_argument("--goaway", type=float, default=0.0, help="seconds between two GOAWAYs; 0 for none")
     parser.add_argument("--workers", type=int, default=1, help="of a route, at each server")
     parser.add_argument("--prefetch", type=int, default=8, help="tasks that a worker holds")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds after which it is given up")
@@ -47,7 +52,7 @@ def main() -> int:
         for _ in range(given.servers):
             stage.tarantool(memory=max(512, given.users // 1_500))
         stage.join()
-        behaviour = f'{{"latency": "{given.latency}"}}'
+        behaviour = json.dumps({"latency": given.latency, **given.behaviour})
         gateway = stage.told("gateway", [str(BUILD / "gateway"), "-behaviour", behaviour])
         began = time.monotonic()
         stage.users(given.users)
@@ -67,8 +72,12 @@ def measure(stage: Stage, gateway: dict[str, Any], given: argparse.Namespace) ->
     idle = reads.take()
     before, began = used(stage), time.monotonic()
     api.post("/campaigns/bench/start")
+    goaway = began + given.goaway
     while True:
         time.sleep(1.0)
+        if given.goaway and time.monotonic() >= goaway:
+            goaway += given.goaway
+            requests.post(f"{gateway['control']}/goaway", timeout=30).raise_for_status()
         progress = api.get("/campaigns/bench/progress")
         seconds = time.monotonic() - began
         if progress["done"] >= given.users or progress["state"] in {"done", "cancelled", "revoked"}:
@@ -81,6 +90,8 @@ def measure(stage: Stage, gateway: dict[str, Any], given: argparse.Namespace) ->
     account = requests.get(f"{gateway['control']}/account", timeout=30).json()
     print(f"{progress['done']:,} devices in {seconds:.1f} s: {progress['done'] / seconds:,.0f}/s")
     print(f"the gateway: {account}")
+    for each in progress["platforms"]:
+        print(f"last words, {each['platform']}: sent {each['sent']:,}, {each['reasons']}")
     for name, spent in after.items():
         each = (spent - before.get(name, 0)) / max(progress["done"], 1)
         print(f"{name:>12}: {each * 1000:.4f} ms of CPU a push, {peak_mb(stage, name):.0f} MB")
@@ -88,7 +99,10 @@ def measure(stage: Stage, gateway: dict[str, Any], given: argparse.Namespace) ->
     if progress["done"] < given.users:
         for name in stage.processes:
             print(f"── {name}\n{stage.words(name)[-1500:]}")
-    return 0 if account["delivered"] == given.users and not account["duplicates"] else 1
+    refused = sum(each["refused"] for each in progress["platforms"])
+    missed = given.users - account["delivered"] - refused
+    print(f"{missed} devices without a last word, {account['duplicates']} pushes too many")
+    return 1 if missed > 0 or progress["done"] != given.users else 0
 
 
 class Reads:
