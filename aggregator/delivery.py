@@ -188,8 +188,9 @@ class Delivery(Item):
 
         They may say where it goes. Those of the broker, ``x-…``, change with each delivery.
         """
+        # a name that is no UTF-8 comes as bytes
         return tuple(
-            [(name, repr(value)) for name, value in self.headers.items() if not name.startswith("x-")]
+            [(name, repr(value)) for name, value in self.headers.items() if not str(name).startswith("x-")]
         )
 
     def part_final(self, item: Item, verdict: Verdict) -> None:

@@ -23,6 +23,7 @@ from pydantic_settings import (
 from aggregator.commandline import parse_flags
 from aggregator.errors import ConfigurationError
 from aggregator.importing import load_object
+from aggregator.masking import masked
 from aggregator.options import ProcessOptions, RouteOptions, RunOptions
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def read(argv: Sequence[str], application: Application | None = None) -> Layers:
     if application is None or application.environment:
         environment = _environment(faults)
         faults += _unknown_variables(notes)
+    notes += _shown_passwords(given)
     flags, variables = Layer(given, "--{}"), Layer(environment, PREFIX + "{}")
     data: dict[str, Any] = {}
     source = next((layer for layer in (flags, variables) if "config" in layer.values), None)
@@ -162,6 +164,17 @@ def read(argv: Sequence[str], application: Application | None = None) -> Layers:
     layers = Layers(flags, variables, Layer(data, "{}"), routes, faults, notes, application)
     faults += _ambiguous(layers)
     return layers
+
+
+def _shown_passwords(given: Mapping[str, Any]) -> Iterator[str]:
+    """Notice what every user of the machine can read in the list of its processes."""
+    for name in ("broker", "sink"):
+        url = str(given.get(name, "")).replace(":guest@", "@")  # everybody's password is none
+        if masked(url) != url:
+            yield (
+                f"--{name}: a password on the command line can be read in the list of processes;"
+                f" {PREFIX}{name.upper()} or a file keeps it"
+            )
 
 
 def _environment(faults: list[ConfigurationError]) -> dict[str, Any]:

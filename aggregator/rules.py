@@ -205,7 +205,11 @@ def broken_url(url: str) -> str | None:
     """Return what keeps ``url`` from being one at all, without repeating it."""
     scheme, separator, rest = url.partition("://")
     if not separator or not scheme:
-        return f"{masked(url)!r} is no URL; one like amqp://user:password@host:5672/vhost is needed"
+        shown = repr(url) if url.replace(".", "").replace("-", "").isalnum() else "this"  # user:password else
+        return f"{shown} is no URL; one like amqp://user:password@host:5672/vhost is needed"
+    schemes = sorted({part.partition("://")[0] for part in url.split(";") if "://" in part})
+    if len(schemes) > 1:
+        return f"brokers of one cluster are reached alike, not by {' and '.join(schemes)}; write one scheme"
     try:
         # the scheme may be one that urlsplit does not know
         _ = urlsplit(f"http://{rest.partition(';')[0]}").port

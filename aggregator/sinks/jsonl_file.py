@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from aggregator.private import PRIVATE
 from aggregator.sinks.local import sync_folder
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class LineFile:
     @classmethod
     def take(cls, path: Path, flags: int = 0) -> LineFile | None:
         """Open and lock ``path``, and cut off its torn end; ``None`` if somebody else holds it."""
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, PRIVATE)
         file = cls(path, handle)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -29,6 +29,7 @@ from aggregator.errors import (
     SinkUnavailableError,
     UnrecoverableError,
 )
+from aggregator.private import make_private
 from aggregator.sinks import sqlite_schema
 from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate, Limits, Verdict
 from aggregator.sinks.local import Options, make_folder, read_options, read_path, system_fault
@@ -141,6 +142,7 @@ class SqliteSink:
         if self._path.is_dir():
             raise UnrecoverableError(f"{self._shown}: it is a folder, a file is needed")
         make_folder(self._path.parent)
+        make_private(self._path)
         # Opened by one thread, written by another, never by both at once.
         self._db = db = sqlite3.connect(
             self._path, timeout=self._timeout, isolation_level=None, check_same_thread=False

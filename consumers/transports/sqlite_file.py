@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from aggregator.private import make_private
 from consumers.transports.sqlite_errors import NotAQueueFileError, QueueFileError, mapped
 from consumers.transports.sqlite_schema import SCHEMA_VERSION, migrate, version
 
@@ -105,4 +106,5 @@ def _connect(settings: Settings) -> sqlite3.Connection:
         settings.path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise QueueFileError(f"{settings.path.parent}: {error.strerror}") from error
+    make_private(settings.path)
     return sqlite3.connect(settings.path, timeout=settings.busy_timeout, isolation_level=None)

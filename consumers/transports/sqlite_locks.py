@@ -14,6 +14,8 @@ import weakref
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from aggregator.private import PRIVATE
+
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
@@ -59,7 +61,7 @@ class OwnerLock:
 def _lock_new_file(folder: Path) -> str:
     while True:
         name = uuid4().hex
-        descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # a sweeper may have been between our two steps; then this name is burnt

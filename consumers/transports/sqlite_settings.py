@@ -82,9 +82,9 @@ def parse_url(url: str, options: Mapping[str, Any] | None = None) -> Settings:
     """
     parts = urlsplit(url)
     if parts.netloc:
-        raise ConfigurationError(_FIELD, f"{url!r} names a host, {parts.netloc!r}; {_SHAPE}")
+        raise ConfigurationError(_FIELD, f"it names a host; {_SHAPE}")
     if parts.fragment:
-        raise ConfigurationError(_FIELD, f"write # as %23 in {url!r}")
+        raise ConfigurationError(_FIELD, "the URL holds a #; write %23 if it is part of the path")
     settings = Settings(path=_path(unquote(parts.path.removeprefix("/"))))
     for name, value in (options or {}).items():
         if name in _OPTIONS:

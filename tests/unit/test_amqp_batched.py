@@ -504,6 +504,14 @@ def test_a_table_that_ends_somewhere_else_refuses_its_message(table):
         delivery.said()
 
 
+def test_a_header_whose_name_is_no_text():
+    """py-amqp makes bytes of it: neither transport refuses a message for that."""
+    table = b"\x02\xff\xfeI\0\0\0\1"
+    for delivery in pair(b"\x20\x00" + len(table).to_bytes(4, "big") + table):
+        assert delivery.said()
+        assert delivery.headers == {b"\xff\xfe": 1}
+
+
 def test_a_header_that_cannot_be_there_is_not_looked_for():
     # py-amqp makes no delivery of it
     (delivery,) = pair(b"\x20\x00\x00\x00\x00\x03\x01aZ")

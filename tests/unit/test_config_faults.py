@@ -83,7 +83,7 @@ AMQP = ("--broker", "amqp://h")
         (["--broker", "amqp://u:p/w@h"], "--broker: 'amqp://u:***@h': the port is no number"),
         (["--broker", "amqpx://h"], "--broker: unknown scheme 'amqpx'; did you mean amqp"),
         (["--broker", "zzz://h"], "--broker: unknown scheme 'zzz'; amqp, amqps, sqlite-queue"),
-        (["--broker", "sqlite-queue://q.db"], "--broker: 'sqlite-queue://q.db' names a host"),
+        (["--broker", "sqlite-queue://q.db"], "--broker: it names a host; write sqlite-queue:///relative"),
         (["--broker", "sqlite-queue:///q.db?leese=1s"], "--broker: 'leese' is no option of a queue file"),
         (["--broker-ca", "/no/such.pem"], "--broker-ca: no file at '/no/such.pem'; a file of certificates"),
         ([*AMQP, "--server-hostname", "n"], "--server-hostname: amqp://h is not encrypted"),
@@ -241,6 +241,43 @@ def test_a_password_is_in_no_fault():
     text = "\n".join(faults(argv))
     assert "ter2" not in text
     assert "***" in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "u:hunter2",
+        "//u:hunter2@h",
+        "sqlite-queue://u:hunter2@h/q.db",
+        "sqlite-queue://u:hunter2@/q.db#f",
+        "sqlite-queue:///q.db#hunter2",
+        "redis://:hunter2@h:port/0",
+        "amqps://u:hunter2@h//;amqp://u:hunter2@h//",
+        "sqs://u:hunter2@h",
+        "nothing+like://u:hunter2@h",
+    ],
+)
+def test_what_is_wrong_with_a_broker_is_said_without_its_password(url):
+    (line,) = faults(["--broker", url], broker_fault=broker_fault)
+    assert line.startswith("--broker: ")
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("flag", "url", "shown"),
+    [
+        ("--broker", "amqp://u:hunter2@h//", True),
+        ("--sink", "elasticsearch+http://u:hunter2@h/i", True),
+        ("--broker", "amqp://guest:guest@h//", False),
+        ("--sink", "elasticsearch+http://u@h/i?password_env=P", False),
+    ],
+)
+def test_a_password_on_the_command_line_is_noticed(flag, url, shown, monkeypatch):
+    notes = load([flag, url]).notes
+    assert [note.partition(":")[0] for note in notes] == ([flag] if shown else [])
+    assert "hunter2" not in str(notes)
+    monkeypatch.setenv(f"AGGREGATOR_{flag[2:].upper()}", url)
+    assert load([]).notes == (), "whose environment it is, is a matter of the machine's"
 
 
 def test_the_broker_is_asked_about():
