@@ -70,6 +70,19 @@ bench: $(VENV)/.benched ## Measure beside every peer and write docs/benchmarks.m
 bench-quick: $(VENV)/.tested ## Measure ours, Go and plain kombu in two minutes (benchmarks/build/quick.json).
 	$(PY) -m benchmarks.compare --quick $(ARGS)
 
+# pip-audit and Atheris are no part of what is locked: each run takes the newest.
+.PHONY: audit
+audit: $(VENV)/.tested ## Look up known vulnerabilities of all pinned packages; says so where the advisories are out of reach.
+	@$(call PACKAGES,--group audit)
+	@$(PY) -m tests.audit
+
+# Atheris has wheels for Linux and few versions of Python; CI has Hypothesis for the same targets.
+SECONDS ?= 60
+.PHONY: fuzz
+fuzz: $(VENV)/.tested ## Feed wire, messages and answers with mutated bytes, SECONDS=60 for each target (Atheris).
+	@$(call PACKAGES,--group fuzz)
+	$(PY) -m tests.fuzz $(SECONDS)
+
 .PHONY: servers
 servers: ## Install the servers that the tests use: says what, and leaves alone what is there.
 	@tests/servers/install.sh

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from aggregator.masking import SecretUrl
+from aggregator.masking import SecretUrl, masked
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
+_URL = re.compile(r"[\w+.-]+://\S+")
 _BOUNDS = {
     "greater_than_equal": ("ge", "too small; at least"),
     "greater_than": ("gt", "too small; more than"),
@@ -29,7 +31,18 @@ _NEEDED = {
 
 
 def problem_of(error: ErrorDetails, field: FieldInfo) -> str:
-    """Return one line for one of pydantic's errors; a secret's value is never part of it."""
+    """Return one line for one of pydantic's errors; a secret is never part of it.
+
+    A URL may stand where another value belongs: its password is masked there too.
+    """
+    return _mask(_problem_of(error, field))
+
+
+def _mask(text: str) -> str:
+    return _URL.sub(lambda found: masked(found[0]), text)
+
+
+def _problem_of(error: ErrorDetails, field: FieldInfo) -> str:
     kind, context = error["type"], error.get("ctx", {})
     shown = "" if field.annotation is SecretUrl else _shown(error["input"])
     if kind == "value_error":
@@ -49,6 +62,7 @@ def problem_of(error: ErrorDetails, field: FieldInfo) -> str:
 
 def _shown(value: Any) -> str:
     text = repr(value) if isinstance(value, str) else str(value)
+    text = _mask(text)  # whole: what is cut off may be what shows a password to be one
     return text if len(text) < 60 else f"{text[:57]}…"  # noqa: PLR2004 - one line stays one line
 
 

@@ -29,10 +29,10 @@ def run_all(seconds: int) -> int:
 
 def fuzz(name: str, arguments: list[str]) -> None:
     """Run one target until its time is over or it finds something; never returns."""
-    import atheris  # noqa: PLC0415 - it is installed by make fuzz alone
+    import atheris
 
     with atheris.instrument_imports(include=["aggregator", "consumers", "amqp"]):
-        from tests.fuzz.targets import EXAMPLES, TARGETS, WORDS  # noqa: PLC0415
+        from tests.fuzz.targets import EXAMPLES, TARGETS, WORDS
 
     target = TARGETS[name]
     FOUND.mkdir(exist_ok=True)

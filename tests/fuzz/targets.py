@@ -172,7 +172,7 @@ def answer(data: bytes) -> str:
 
 
 def _message_of(body: bytes, **values: Any) -> bytes:
-    raw = Message(**values)._serialize_properties()  # noqa: SLF001 - py-amqp has no other way to it
+    raw = Message(**values)._serialize_properties()
     return len(raw).to_bytes(2, "big") + bytes(raw) + body
 
 
@@ -192,9 +192,14 @@ _MESSAGES = [
 ]  # fmt: skip
 _ANSWERS = [
     b'{"errors":false,"items":[{"create":{"_id":"a","status":201}},{"create":{"_id":"b","status":200}}]}',
-    b'{"errors":true,"items":[{"create":{"_id":"a","status":400,"error":{"type":"document_parsing_exception",'
-    b'"reason":"[1:2] failed to parse field [n] of type [long]","caused_by":{"type":"x"}}}},'
-    b'{"create":{"_id":"b","status":429,"error":{"type":"es_rejected_execution_exception"}}}]}',
+    (
+        b'{"errors":true,"items":[{"create":{"_id":"a","status":400,"error":{"type":"mapper_parsing_exception"}}},'
+        b'{"create":{"_id":"b","status":429,"error":{"type":"es_rejected_execution_exception"}}}]}'
+    ),
+    (
+        b'{"errors":true,"items":[{"create":{"_id":"a","status":400,"error":{"type":"illegal_argument_exception",'
+        b'"reason":"[1:2] failed to parse field [n] of type [long]","caused_by":{"type":"x"}}}},1]}'
+    ),
     b'{"error":{"type":"security_exception","reason":"unable"},"status":401}',
     b"<html></html>",
 ]

@@ -21,7 +21,8 @@ class Proxy:
 
     ``upstream`` is the Elasticsearch behind it, if there is one. ``change`` takes the answer to a
     bulk request (status, content type, body) and returns another one; None breaks the connection off.
-    ``rules`` are answers to other paths, by their beginning.
+    ``rules`` are answers to other paths, by their beginning. Who does not send ``authorization``, if it
+    is set, is answered with ``refusal``.
     """
 
     url: str = ""
@@ -30,6 +31,8 @@ class Proxy:
     warning: str = ""
     change: object = None
     rules: dict = field(default_factory=dict)
+    authorization: str = ""
+    refusal: object = None
     seen: list = field(default_factory=list)
 
     def bulk_bodies(self):
@@ -72,7 +75,8 @@ def _handler(proxy):
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
             proxy.seen.append((self.command, self.path, headers, body))
-            answer = _answer(proxy, self.command, self.path, self.headers, body)
+            known = not proxy.authorization or headers.get("authorization") == proxy.authorization
+            answer = _answer(proxy, self.command, self.path, self.headers, body) if known else proxy.refusal
             if answer is None:
                 self.close_connection = True
                 return

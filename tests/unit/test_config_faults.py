@@ -263,6 +263,14 @@ def test_what_is_wrong_with_a_broker_is_said_without_its_password(url):
     assert "hunter2" not in line
 
 
+@pytest.mark.parametrize("option", ["size", "age", "log-format", "on-missing-key", "correlate", "crontab"])
+@pytest.mark.parametrize("host", ["h", "a-host-whose-name-is-longer-than-what-is-shown.example"])
+def test_a_url_where_another_value_belongs_is_shown_without_its_password(option, host):
+    (line,) = faults([f"--{option}", f"amqp://u:hunter2@{host}//"])
+    assert line.startswith(f"--{option}: ")
+    assert "hunter2" not in line
+
+
 @pytest.mark.parametrize(
     ("flag", "url", "shown"),
     [

@@ -311,6 +311,14 @@ def test_a_bomb_is_refused_without_being_inflated(method: str, compress: Any) ->
         tracemalloc.stop()
 
 
+def test_a_header_that_asks_for_gigabytes_is_refused() -> None:
+    """LZMA's decoder takes the memory that the first bytes name, whatever follows them."""
+    honest = lzma.compress(b'{"a":1}', format=lzma.FORMAT_ALONE)
+    given = {"headers": {"compression": "lzma"}, **JSON}
+    assert document(honest, **given) == b'{"a":1}'
+    assert reason(honest[:1] + b"\xff\xff\xff\xff" + honest[5:], **given) == "compressed"
+
+
 @pytest.mark.parametrize(("method", "compress"), COMPRESSORS.items(), ids=COMPRESSORS)
 @pytest.mark.parametrize(
     "damage", [lambda body: body[:-3], lambda body: body + b"more", lambda body: b"not it"]
