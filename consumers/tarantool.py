@@ -66,7 +66,9 @@ def parse_url(url: str, field_name: str = "broker") -> tuple[Address, ...]:
     timeout = DEFAULT_TIMEOUT
     for key, value in parse_qsl(parts.query, keep_blank_values=True):
         if key != "timeout":
-            raise ConfigurationError(field_name, f"{key}: no such parameter; there is timeout")
+            # a password with a bare ? would be taken for a parameter's name
+            shown = key if key.isidentifier() and "@" not in parts.query else "that of this URL"
+            raise ConfigurationError(field_name, f"{shown}: no such parameter; there is timeout")
         try:
             timeout = parse_duration(value)
         except ValueError as exc:
@@ -82,7 +84,11 @@ def _host_and_port(text: str, field_name: str) -> tuple[str, int]:
     try:
         host, port = at.hostname, at.port
     except ValueError:
-        raise ConfigurationError(field_name, f"{text}: the port has to be a number up to 65535") from None
+        # what stands there may be a part of a password
+        problem = (
+            "the port has to be a number up to 65535; a password's / is written %2F, its ? %3F, its # %23"
+        )
+        raise ConfigurationError(field_name, problem) from None
     if not host:
         raise ConfigurationError(field_name, "names no host: tarantool://user:password@host:port")
     return host, port or DEFAULT_PORT

@@ -6,6 +6,9 @@ import ast
 import re
 from pathlib import Path
 
+from aggregator.options import ProcessOptions
+from producers.campaigns.settings import CampaignSettings
+
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 TEXT = PAGE.read_text()
 LINK = re.compile(r"\[(test_\w+)\]\(([^)]+)\)")
@@ -43,3 +46,8 @@ def test_no_test_of_security_is_left_out() -> None:
     files = [*TESTS.glob("integration/test_security_*.py"), *TESTS.glob("unit/test_private_files.py")]
     tests = {name for path in files for name in functions_of(path) if name.startswith("test_")}
     assert tests - {name for name, _ in LINK.findall(TEXT)} == set()
+
+
+def test_defaults_listen_on_loopback() -> None:
+    assert ProcessOptions.model_fields["metrics_host"].default == "127.0.0.1"
+    assert CampaignSettings.model_fields["host"].default == "127.0.0.1"
