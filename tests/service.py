@@ -282,9 +282,9 @@ class Stage:
         """Return all documents."""
         return list(self.elasticsearch.documents(self.index).values())
 
-    def dead(self) -> list[Any]:
-        """Take and return all dead letters."""
-        return taken(self.rabbitmq.url, f"{self.queue}.dead")
+    def dead(self, *, decode: bool = True) -> list[Any]:
+        """Take and return all dead letters; without ``decode`` each body as the bytes that it is."""
+        return taken(self.rabbitmq.url, f"{self.queue}.dead", decode=decode)
 
     def counts(self) -> QueueCounts:
         """Return what the broker counts in the queue."""
@@ -353,10 +353,11 @@ def channel_of(broker: str) -> Iterator[Any]:
         yield channel
 
 
-def taken(broker: str, queue: str) -> list[Any]:
+def taken(broker: str, queue: str, *, decode: bool = True) -> list[Any]:
     """Take everything that is in a queue; nothing if there is none: a killed broker may forget it."""
     found: list[Any] = []
     with channel_of(broker) as channel, suppress(NotFound):
+        channel.auto_decode = decode
         while message := channel.basic_get(queue, no_ack=True):
             found.append(message)
     return found

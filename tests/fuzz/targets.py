@@ -53,8 +53,8 @@ BOUND = 3 * (2 * FRAME_MAX + 8) + amqp_batched.READ_BYTES
 #: Bytes of a document, in these targets.
 LIMIT = 64 * 1024
 REASONS = {
-    "bad-charset", "bad-json", "bad-properties", "binary", "compressed", "delivery-limit", "empty-body",
-    "no-key", "not-an-object", "too-large",
+    "bad-charset", "bad-json", "bad-properties", "bad-value", "binary", "compressed", "delivery-limit",
+    "empty-body", "no-key", "not-an-object", "too-large",
 }  # fmt: skip
 
 

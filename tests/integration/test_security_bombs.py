@@ -12,7 +12,6 @@ import pytest
 
 from consumers.publisher import Outgoing
 from tests.servers.base import wait_for
-from tests.service import channel_of
 
 pytestmark = pytest.mark.integration
 
@@ -47,14 +46,6 @@ def bombs():
     ]
 
 
-def reasons_of(stage):
-    """Take all dead letters, without the codec that one of them names: it would need 10 s."""
-    with channel_of(stage.rabbitmq.url) as channel:
-        channel.auto_decode = False
-        while letter := channel.basic_get(f"{stage.queue}.dead", no_ack=True):
-            yield letter.headers["x-aggregator-reason"]
-
-
 def peak(pid):
     """Return the most bytes of memory that a process has ever held."""
     (kilobytes,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
@@ -83,5 +74,9 @@ def test_bombs(stage, kind):
     assert running.stop() == 0
     assert most < 250 * MEGABYTE
     assert stage.numbers() == Counter(range(40))
-    reasons = Counter(reasons_of(stage))
+    reasons = Counter(
+        # not by the codec that one of them names: it would need 10 s
+        letter.headers["x-aggregator-reason"]
+        for letter in stage.dead(decode=False)
+    )
     assert reasons == Counter(reason for reason, *_ in made)

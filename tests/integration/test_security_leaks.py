@@ -229,7 +229,7 @@ def test_what_is_refused_is_named_by_its_reason_alone(stage, watch):
     running.look()
     assert running.service.stop() == 0
     assert_silent(running.all_said())
-    dead = stage.dead()
+    dead = stage.dead(decode=False)
     assert len(dead) == 10
     for letter in dead:
         assert_silent(own_headers(letter).replace(f"unknown field [{BODY}]", ""))
