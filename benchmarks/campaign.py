@@ -28,6 +28,8 @@ from producers.campaigns.stage import Stage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from producers.campaigns.stage import Api
+
 READS_A_SECOND = 100
 IDLE_SECONDS = 5.0
 READ = "return box.space.users:get(...) ~= nil"
@@ -65,44 +67,53 @@ def measure(stage: Stage, gateway: dict[str, Any], given: argparse.Namespace) ->
     api = stage.api()
     sinks = {"apns": sink_url("curl", gateway), "fcm": sink_url("fcm", gateway)}
     stage.consume(sinks, workers=given.workers, prefetch=given.prefetch)
-    campaign = {**CAMPAIGN, "id": "bench"}
-    api.post("/campaigns", campaign)
+    api.post("/campaigns", {**CAMPAIGN, "id": "bench"})
     reads = Reads(stage)
     time.sleep(IDLE_SECONDS)
     idle = reads.take()
     before, began = used(stage), time.monotonic()
     api.post("/campaigns/bench/start")
+    progress = follow(api, gateway, given)
+    seconds, after, meanwhile = time.monotonic() - began, used(stage), reads.take()
+    reads.close()
+    account = requests.get(f"{gateway['control']}/account", timeout=30).json()
+    done = progress["done"]
+    print(f"{done:,} devices in {seconds:.1f} s: {done / seconds:,.0f}/s\nthe gateway: {account}")
+    for each in progress["platforms"]:
+        print(f"last words, {each['platform']}: sent {each['sent']:,}, {each['reasons']}")
+    for name, spent in after.items():
+        each = (spent - before.get(name, 0)) / max(done, 1)
+        print(f"{name:>12}: {each * 1000:.4f} ms of CPU a push, {memory_mb(stage, name):.0f} MB")
+    print(f"point reads: idle {told(idle)}; meanwhile {told(meanwhile)}")
+    show_noise(stage)
+    refused = sum(each["refused"] for each in progress["platforms"])
+    missed = given.users - account["delivered"] - refused
+    print(f"{missed} devices without a last word, {account['duplicates']} pushes too many")
+    return 1 if missed > 0 or done != given.users else 0
+
+
+def follow(api: Api, gateway: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+    """Wait until the campaign ends, or its time is over; return its progress."""
+    began = time.monotonic()
     goaway = began + given.goaway
     while True:
         time.sleep(1.0)
         if given.goaway and time.monotonic() >= goaway:
             goaway += given.goaway
             requests.post(f"{gateway['control']}/goaway", timeout=30).raise_for_status()
-        progress = api.get("/campaigns/bench/progress")
-        seconds = time.monotonic() - began
+        progress: dict[str, Any] = api.get("/campaigns/bench/progress")
         if progress["done"] >= given.users or progress["state"] in {"done", "cancelled", "revoked"}:
-            break
-        if seconds > given.limit:
+            return progress
+        if (seconds := time.monotonic() - began) > given.limit:
             print(f"given up after {seconds:.0f} s: {progress['state']}, {progress['done']:,} done")
-            break
-    after, meanwhile = used(stage), reads.take()
-    reads.close()
-    account = requests.get(f"{gateway['control']}/account", timeout=30).json()
-    print(f"{progress['done']:,} devices in {seconds:.1f} s: {progress['done'] / seconds:,.0f}/s")
-    print(f"the gateway: {account}")
-    for each in progress["platforms"]:
-        print(f"last words, {each['platform']}: sent {each['sent']:,}, {each['reasons']}")
-    for name, spent in after.items():
-        each = (spent - before.get(name, 0)) / max(progress["done"], 1)
-        print(f"{name:>12}: {each * 1000:.4f} ms of CPU a push, {peak_mb(stage, name):.0f} MB")
-    print(f"point reads: idle {told(idle)}; meanwhile {told(meanwhile)}")
-    if progress["done"] < given.users:
-        for name in stage.processes:
-            print(f"── {name}\n{stage.words(name)[-1500:]}")
-    refused = sum(each["refused"] for each in progress["platforms"])
-    missed = given.users - account["delivered"] - refused
-    print(f"{missed} devices without a last word, {account['duplicates']} pushes too many")
-    return 1 if missed > 0 or progress["done"] != given.users else 0
+            return progress
+
+
+def show_noise(stage: Stage) -> None:
+    """Print what the sending side logged beside its batches, and the writes in which not all was taken."""
+    lines = (stage.folder / "consume.log").read_text(errors="replace").splitlines()
+    noise = [line for line in lines if '"event": "batch"' not in line and '"not_taken": {}' not in line]
+    print(*(line[:300] for line in noise[:40]), sep="\n")
 
 
 class Reads:
@@ -144,7 +155,7 @@ def used(stage: Stage) -> dict[str, float]:
     return spent
 
 
-def peak_mb(stage: Stage, name: str) -> float:
+def memory_mb(stage: Stage, name: str) -> float:
     """Return the memory that a process has now."""
     return psutil.Process(stage.processes[name].pid).memory_info().rss / 2**20
 
