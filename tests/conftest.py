@@ -30,7 +30,7 @@ from tests.servers.rabbitmq import rabbitmq4 as make_rabbitmq4
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-    from tests.servers import Redis, Server, Tarantool
+    from tests.servers import Redis, Server, Tarantool, Toxiproxy
 
 # pytest --hypothesis-profile=quick; without deadlines, as they would measure the machine
 settings.register_profile("default", deadline=None)
@@ -43,7 +43,7 @@ settings.register_profile("thorough", max_examples=2000, deadline=None)
 settings.register_profile("long", max_examples=5000, deadline=None)
 
 BROKERS = {"rabbitmq": "3.10", "rabbitmq4": "4.0"}
-SERVER_FIXTURES = {"elasticsearch", "rabbitmq3", "rabbitmq4", "redis", "tarantool"}
+SERVER_FIXTURES = {"elasticsearch", "rabbitmq3", "rabbitmq4", "redis", "tarantool", "toxiproxy"}
 FLEET = pytest.StashKey[Fleet]()
 
 
@@ -148,6 +148,12 @@ def redis(fleet: Fleet) -> Iterator[Redis]:
 def tarantool(fleet: Fleet) -> Iterator[Tarantool]:
     """Tarantool with the project's modules in it."""
     yield from _healthy(fleet, "tarantool")
+
+
+@pytest.fixture
+def toxiproxy(fleet: Fleet) -> Iterator[Toxiproxy]:
+    """Toxiproxy; whoever makes a leg removes it."""
+    yield from _healthy(fleet, "toxiproxy")
 
 
 @pytest.fixture

@@ -51,7 +51,10 @@ def amqp_input() -> list[str]:
 
 
 class Service:
-    """``python -m aggregator.consume`` with these flags, its log read line by line as it comes."""
+    """``python -m aggregator.consume`` with these flags, its log read line by line as it comes.
+
+    ``module`` is another program that runs it, with the first of its own arguments.
+    """
 
     def __init__(
         self,
@@ -59,11 +62,12 @@ class Service:
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
         session: bool = False,
+        module: Sequence[str] = ("aggregator.consume",),
     ) -> None:
         # a service must not outlive tests that are killed themselves
         leash = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         self.process = subprocess.Popen(
-            [*leash, sys.executable, "-m", "aggregator.consume", *LOGS, *flags],
+            [*leash, sys.executable, "-m", *module, *LOGS, *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **(environment or {})},

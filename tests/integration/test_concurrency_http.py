@@ -19,7 +19,7 @@ from aggregator.sinks import from_url
 from aggregator.testing.broker import MemoryBroker
 from aggregator.testing.dead_letters import MemoryDeadLetters
 from aggregator.testing.faults import Faults
-from tests.integration.elasticsearch_proxy import JSON, proxy
+from tests.elasticsearch_proxy import JSON, proxy
 from tests.models import ModelLink
 
 pytestmark = pytest.mark.integration

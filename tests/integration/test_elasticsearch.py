@@ -13,7 +13,7 @@ from aggregator.errors import RequestTooLargeError, SinkBlockedError, SinkUnavai
 from aggregator.sinks import from_url
 from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate
 from aggregator.testing.memory import MemoryDelivery
-from tests.integration.elasticsearch_proxy import proxy
+from tests.elasticsearch_proxy import proxy
 
 pytestmark = pytest.mark.integration
 

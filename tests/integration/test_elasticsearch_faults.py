@@ -21,7 +21,7 @@ from aggregator.errors import (
 from aggregator.sinks import from_url
 from aggregator.sinks.base import WRITTEN, Fate
 from aggregator.testing.memory import MemoryDelivery
-from tests.integration.elasticsearch_proxy import JSON, proxy
+from tests.elasticsearch_proxy import JSON, UNKNOWN, proxy
 
 
 def item(name, document=b'{"n":1}'):
@@ -59,43 +59,6 @@ def test_written(sink, fake):
     assert path.startswith("/tasks/_bulk?filter_path=errors,items.*._id,items.*.status,items.*.error")
     assert headers["content-type"].startswith("application/vnd.elasticsearch+x-ndjson")
     assert body.count(b"\n") == 6
-
-
-def edit(change):
-    def changed(status, content_type, body):
-        answer = orjson.loads(body)
-        change(answer)
-        return status, content_type, orjson.dumps(answer)
-
-    return changed
-
-
-def reverse_a_failure(answer):
-    answer["errors"] = True
-    answer["items"][0]["create"] |= {"status": 400, "error": {"type": "document_parsing_exception"}}
-    answer["items"].reverse()
-
-
-UNKNOWN = {
-    "short": edit(lambda answer: answer["items"].pop()),
-    "long": edit(lambda answer: answer["items"].append(answer["items"][0])),
-    "another order": edit(reverse_a_failure),
-    "another operation": edit(
-        lambda answer: answer["items"][1].update(index=answer["items"][1].pop("create"))
-    ),
-    "html": lambda *_: (200, "text/html", b"<html>welcome</html>"),
-    "html that says it is json": lambda *_: (200, JSON, b"<html>welcome</html>"),
-    "no content type that is known": lambda *_: (200, "image/png", b"\x89PNG"),
-    "cut json": lambda status, content_type, body: (status, content_type, body[:-20]),
-    "empty": lambda status, content_type, body: (status, content_type, b""),
-    "no utf-8": lambda status, content_type, body: (status, content_type, b'"\xff"'),
-    "created": lambda status, content_type, body: (201, content_type, body),
-    "bad gateway": lambda *_: (502, "text/html", b"<html>bad gateway</html>"),
-    "gateway timeout": lambda *_: (504, "text/html", b""),
-    "throttled": lambda *_: (429, JSON, b'{"error":{"type":"es_rejected_execution_exception"}}'),
-    "bad request of a proxy": lambda *_: (400, "text/html", b"<html>bad request</html>"),
-    "broken off": lambda *_: None,
-}
 
 
 @pytest.mark.parametrize("change", UNKNOWN.values(), ids=UNKNOWN.keys())

@@ -22,14 +22,14 @@ import requests
 import trustme
 
 from consumers.publisher import Outgoing
-from tests.integration.elasticsearch_proxy import JSON, proxy
+from tests.elasticsearch_proxy import JSON, proxy
 from tests.relay import relay
 from tests.service import LOGS, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from tests.integration.elasticsearch_proxy import Proxy
+    from tests.elasticsearch_proxy import Proxy
     from tests.service import Service, Stage
 
 pytestmark = pytest.mark.integration

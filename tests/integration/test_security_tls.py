@@ -16,7 +16,7 @@ import psutil
 import pytest
 import trustme
 
-from tests.integration.elasticsearch_proxy import JSON, proxy
+from tests.elasticsearch_proxy import JSON, proxy
 from tests.relay import relay
 from tests.servers.base import free_port
 

@@ -10,7 +10,7 @@ import pytest
 
 from consumers.publisher import Outgoing
 from producers import load
-from tests.integration.elasticsearch_proxy import proxy
+from tests.elasticsearch_proxy import proxy
 from tests.service import channel_of
 
 pytestmark = pytest.mark.integration

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.integration.elasticsearch_proxy import proxy
+from tests.elasticsearch_proxy import proxy
 from tests.relay import relay
 
 pytestmark = pytest.mark.integration

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from consumers.transports import register
-from tests.integration.elasticsearch_proxy import slow
+from tests.elasticsearch_proxy import slow
 from tests.servers.base import wait_for
 from tests.service import outgoing, publish
 

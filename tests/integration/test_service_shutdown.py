@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.integration.elasticsearch_proxy import slow
+from tests.elasticsearch_proxy import slow
 
 pytestmark = pytest.mark.integration
 #: The broker's version makes no difference.

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from producers import tasks
-from tests.integration.elasticsearch_proxy import proxy
+from tests.elasticsearch_proxy import proxy
 
 pytestmark = pytest.mark.integration
 

@@ -12,16 +12,19 @@ from tests.servers.prometheus import Prometheus
 from tests.servers.rabbitmq import QueueCounts, RabbitMQ
 from tests.servers.redis import Redis
 from tests.servers.tarantool import Tarantool
+from tests.servers.toxiproxy import Leg, Toxiproxy
 
 __all__ = [
     "NAMES",
     "Elasticsearch",
     "Fleet",
+    "Leg",
     "Prometheus",
     "QueueCounts",
     "RabbitMQ",
     "Redis",
     "Server",
     "Tarantool",
+    "Toxiproxy",
     "Unavailable",
 ]

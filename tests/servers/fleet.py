@@ -13,6 +13,7 @@ from tests.servers.elastic import elasticsearch
 from tests.servers.rabbitmq import rabbitmq, rabbitmq4
 from tests.servers.redis import redis
 from tests.servers.tarantool import tarantool
+from tests.servers.toxiproxy import toxiproxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ MAKERS: dict[str, Callable[[], Server]] = {
     "elasticsearch": elasticsearch,
     "redis": redis,
     "tarantool": tarantool,
+    "toxiproxy": toxiproxy,
 }
 NAMES = tuple(MAKERS)
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Installs what the integration tests run against; what is there already stays as it is.
 # On Debian as root: packages by apt-get, and a second Debian in a folder for the other RabbitMQ.
-# Anywhere: Elasticsearch from Maven Central, if there are Maven and a JDK 23 or newer.
+# Anywhere: Elasticsearch from Maven Central, if there are Maven and a JDK 23 or newer; Toxiproxy from
+# the Go module proxy, if there is Go.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kombu-aggregator-servers}
 java_wanted=23
+toxiproxy_version=v2.12.0
 
 say() { printf 'servers: %s\n' "$*"; }
 
@@ -97,6 +99,21 @@ elasticsearch() {
     say "Maven failed: no Elasticsearch"
 }
 
+toxiproxy() {
+  local binary=$cache/toxiproxy module=github.com/Shopify/toxiproxy/v2/cmd/server
+  [ -e "$binary" ] && [ "$(cat "$binary.version" 2>/dev/null)" = "$toxiproxy_version" ] && return
+  if ! command -v go >/dev/null; then say "Go is not installed: no Toxiproxy"; return; fi
+  say "Toxiproxy $toxiproxy_version from the Go module proxy"
+  # the module's checksum is looked up by go itself
+  if GOBIN=$cache/toxiproxy.new GOFLAGS= go install "$module@$toxiproxy_version" 2>/dev/null; then
+    mv "$cache/toxiproxy.new/server" "$binary"
+    echo "$toxiproxy_version" >"$binary.version"
+  else
+    say "go install failed: no Toxiproxy"
+  fi
+  rm -rf "$cache/toxiproxy.new"
+}
+
 mkdir -p "$cache"
 exec 9>"$cache/install.lock"
 flock 9 # two runs side by side would get into each other's way
@@ -107,5 +124,6 @@ else
   say "not root on Debian: no packages are installed"
 fi
 elasticsearch
+toxiproxy
 wait
 say "ready"

@@ -38,6 +38,65 @@ class Proxy:
     def bulk_bodies(self):
         return [body for method, path, _, body in self.seen if "_bulk" in path]
 
+    def note(self, method, path, headers, body):
+        self.seen.append((method, path, headers, body))
+
+    def reply(self, method, path, headers, body):
+        """Return status, content type and body; None breaks the connection off."""
+        for start, answer in self.rules.items():
+            if path.startswith(start):
+                return answer
+        if self.upstream:
+            answer = self.forward(method, path, headers, body)
+        elif "_bulk" in path:
+            answer = (200, JSON, _written(body))
+        else:
+            answer = (200, JSON, INFO if path == "/" else b"{}")
+        return self.change(*answer) if self.change and "_bulk" in path else answer
+
+    def forward(self, method, path, headers, body):
+        kept = {name: value for name, value in headers.items() if name in {"content-type", "accept"}}
+        answer = requests.request(method, self.upstream + path, headers=kept, data=body, timeout=30)
+        return answer.status_code, answer.headers["content-type"], answer.content
+
+
+def edit(change):
+    def changed(status, content_type, body):
+        answer = orjson.loads(body)
+        change(answer)
+        return status, content_type, orjson.dumps(answer)
+
+    return changed
+
+
+def reverse_a_failure(answer):
+    answer["errors"] = True
+    answer["items"][0]["create"] |= {"status": 400, "error": {"type": "document_parsing_exception"}}
+    answer["items"].reverse()
+
+
+#: Answers after which nobody knows what was written: ``change`` of a :class:`Proxy`.
+UNKNOWN = {
+    "short": edit(lambda answer: answer["items"].pop()),
+    "long": edit(lambda answer: answer["items"].append(answer["items"][0])),
+    "another order": edit(reverse_a_failure),
+    "another operation": edit(
+        lambda answer: answer["items"][1].update(index=answer["items"][1].pop("create"))
+    ),
+    "html": lambda *_: (200, "text/html", b"<html>welcome</html>"),
+    "html that says it is json": lambda *_: (200, JSON, b"<html>welcome</html>"),
+    "no content type that is known": lambda *_: (200, "image/png", b"\x89PNG"),
+    "cut json": lambda status, content_type, body: (status, content_type, body[:-20]),
+    "empty": lambda status, content_type, body: (status, content_type, b""),
+    "no utf-8": lambda status, content_type, body: (status, content_type, b'"\xff"'),
+    "created": lambda status, content_type, body: (201, content_type, body),
+    "bad gateway": lambda *_: (502, "text/html", b"<html>bad gateway</html>"),
+    "gateway timeout": lambda *_: (504, "text/html", b""),
+    "throttled": lambda *_: (429, JSON, b'{"error":{"type":"es_rejected_execution_exception"}}'),
+    "bad request of a proxy": lambda *_: (400, "text/html", b"<html>bad request</html>"),
+    "broken off": lambda *_: None,
+}
+
 
 def _written(body):
     """Answer as if each item had been written."""
@@ -48,25 +107,6 @@ def _written(body):
     return orjson.dumps({"errors": False, "items": items})
 
 
-def _forward(proxy, method, path, headers, body):
-    kept = {name: value for name, value in headers.items() if name.lower() in {"content-type", "accept"}}
-    answer = requests.request(method, proxy.upstream + path, headers=kept, data=body, timeout=30)
-    return answer.status_code, answer.headers["content-type"], answer.content
-
-
-def _answer(proxy, method, path, headers, body):
-    for start, answer in proxy.rules.items():
-        if path.startswith(start):
-            return answer
-    if proxy.upstream:
-        answer = _forward(proxy, method, path, headers, body)
-    elif "_bulk" in path:
-        answer = (200, JSON, _written(body))
-    else:
-        answer = (200, JSON, INFO if path == "/" else b"{}")
-    return proxy.change(*answer) if proxy.change and "_bulk" in path else answer
-
-
 def _handler(proxy):
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -74,9 +114,9 @@ def _handler(proxy):
         def _serve(self):
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            proxy.seen.append((self.command, self.path, headers, body))
+            proxy.note(self.command, self.path, headers, body)
             known = not proxy.authorization or headers.get("authorization") == proxy.authorization
-            answer = _answer(proxy, self.command, self.path, self.headers, body) if known else proxy.refusal
+            answer = proxy.reply(self.command, self.path, headers, body) if known else proxy.refusal
             if answer is None:
                 self.close_connection = True
                 return
@@ -107,9 +147,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def proxy(upstream=None, *, certificate=None, **more):
-    """Yield a running :class:`Proxy`; ``certificate`` (of trustme) makes it speak TLS."""
-    made = Proxy(upstream=upstream, **more)
+def proxy(upstream=None, *, certificate=None, kind=Proxy, **more):
+    """Yield a running :class:`Proxy` (or ``kind``); ``certificate`` (of trustme) makes it speak TLS."""
+    made = kind(upstream=upstream, **more)
     server = _Server(("127.0.0.1", 0), _handler(made))
     if certificate:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
