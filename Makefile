@@ -24,7 +24,7 @@ PACKAGES = $(UV) pip install --quiet --python $(PY) --constraints constraints.tx
 
 .PHONY: help
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: install
 install: $(VENV)/.installed ## Make .venv with the program in it (Python >= 3.11; PYTHON=… names one).
@@ -59,6 +59,21 @@ lint: $(VENV)/.linted ## Check style, format and types.
 	$(VENV)/bin/mypy -p tests.servers
 	$(VENV)/bin/mypy tests/typing
 	$(VENV)/bin/basedpyright
+
+.PHONY: faults
+faults: $(VENV)/.tested ## Break everything that can break, 20 kills a point, and write docs/reliability.md (under an hour).
+	$(PY) -m tests.faults --kills 20 --write docs/reliability.md $(ARGS)
+
+.PHONY: faults-full
+faults-full: $(VENV)/.tested ## The same with 100 kills a point, every broker, type of queue and input (hours).
+	$(PY) -m tests.faults --kills 100 --full --write docs/reliability.md $(ARGS)
+
+# How long `make soak` breaks things: make soak MINUTES=60 ARGS='--seed 7'
+MINUTES ?= 10
+
+.PHONY: soak
+soak: $(VENV)/.tested ## Faults drawn at random for MINUTES=10; the seed that it prints draws the same again.
+	$(PY) -m tests.faults --soak $(MINUTES) $(ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.benched ## Measure beside every peer and write docs/benchmarks.md (about an hour; Go and Maven build the peers).
@@ -96,7 +111,7 @@ lock: $(VENV)/.made ## Renew constraints.txt: the newest versions that fit pypro
 .PHONY: clean
 clean: ## Remove .venv and everything else that was made here.
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist tests/servers/elasticsearch/target \
-		benchmarks/build benchmarks/peers/*/target
+		tests/faults/build benchmarks/build benchmarks/peers/*/target
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:

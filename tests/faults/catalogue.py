@@ -42,12 +42,14 @@ MESSAGES = 400
 LIVES = 4
 #: The breaker stops a route of which most is refused, and that is not what is tried here.
 PATIENT = ("--breaker-window", "0")
+LARGE_GROUPS = ("--size", "300", "--age", "60s", "--prefetch", "200")
 FLOOD_STAGE = "read_only_allow_delete"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """``recorded``: a recorder stands before Elasticsearch. ``quick``: where it is tried each time.
+    ``long``: it takes more than minutes.
 
     ``deaths``: kills that have to have happened, ``dead``: dead letters that there have to be; -1: some.
     """
@@ -57,6 +59,7 @@ class Row:
     settings: Sequence[Setting] = ALL
     quick: Sequence[Setting] = ()
     recorded: bool = True
+    long: bool = False
     deaths: int = 0
     dead: int = 0
 
@@ -158,15 +161,14 @@ def unacked(trial: Trial) -> int:
     return counts.unacked if counts else 2**31
 
 
-def stopped(*hurts: Callable[[], Fault], flags: Sequence[str] = (), begun: bool = True) -> Play:
+def stopped(*hurts: Callable[[], Fault], flags: Sequence[str] = ()) -> Play:
     """SIGTERM in some state: the end comes within the grace; then all is well again."""
 
     def play(trial: Trial) -> None:
         trial.publish(MESSAGES)
         trial.sink_leg.add("latency", DOWN, name="pace", latency=200)
         trial.start(*flags)
-        if begun:
-            trial.wait_writes()
+        trial.wait_writes()
         with ExitStack() as stack:
             for hurt in hurts:
                 stack.enter_context(hurt().on(trial))
@@ -315,7 +317,7 @@ STOPS = [
         Row(f"SIGTERM: {state}", stopped(*hurts), quick=ONE if state.startswith("both") else ())
         for state, hurts in STATES.items()
     ),
-    Row("SIGTERM: incomplete group", stopped(flags=("--size", "1000", "--age", "60s"), begun=False)),
+    Row("SIGTERM: incomplete group", stopped(flags=LARGE_GROUPS)),
 ]
 SERVERS = [
     Row("broker: restart", during(faults.stop_broker, 1.0), CORNERS, recorded=False),

@@ -1,0 +1,129 @@
+"""Try everything in the catalogue, and write down what came of it.
+
+    python -m tests.faults --kills 20 --write docs/reliability.md
+    python -m tests.faults --only 'kill -9'
+    python -m tests.faults --soak 10
+
+Exit code 1: a row did not hold, or a broken build was not found out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.faults.catalogue import ALL, BROKEN, ONE, ROWS, Row
+from tests.faults.page import write
+from tests.faults.soak import soak
+from tests.faults.trial import trial
+from tests.servers import Fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.faults.trial import Setting
+
+RESULTS = Path(__file__).parent / "build" / "faults.json"
+SERVERS = ("rabbitmq", "rabbitmq4", "elasticsearch", "toxiproxy")
+#: A broken build is found out within so many trials.
+CHECKS = 3
+
+
+def main() -> int:
+    """Run what was asked for; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="at each point")
+    parser.add_argument("--full", action="store_true", help="every row in every setting, and the long ones")
+    parser.add_argument("--only", default="", metavar="REGEX", help="rows whose names it is found in")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="faults drawn at random instead")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument(
+        "--json", type=Path, default=Path("tests/faults/build/faults.json"), help="the results"
+    )
+    parser.add_argument("--write", type=Path, metavar="FILE", help="the page that is made of them")
+    given = parser.parse_args()
+    print(f"seed {given.seed}", flush=True)
+    fleet = Fleet()
+    try:
+        fleet.prefetch(SERVERS)
+        if given.soak:
+            done = soak(fleet, given.soak, given.seed, say)
+            return int(not all(account.held for _, account in done))
+        results = [*rows(fleet, given), *broken(fleet, given)]
+    finally:
+        fleet.close()
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.json.write_text(
+        json.dumps({"seed": given.seed, "kills": given.kills, "results": results}, indent=1)
+    )
+    if given.write:
+        write(json.loads(given.json.read_text()), given.write)
+    bad = [result for result in results if not result["good"]]
+    for result in bad:
+        say(f"NOT GOOD: {result}")
+    return int(bool(bad))
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
+
+
+def plan(row: Row, kills: int, *, full: bool) -> list[Setting]:
+    """Return where a row is tried, once for each trial."""
+    settings = ALL if full or row.deaths else row.settings
+    times = max(len(settings), -(-kills // row.deaths) if row.deaths else 0)
+    return [settings[number % len(settings)] for number in range(times)]
+
+
+def rows(fleet: Fleet, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Try each row as often as it has to be; yield what came of it."""
+    for row in ROWS:
+        if not re.search(given.only, row.name) or (row.long and not given.full):
+            continue
+        for number, setting in enumerate(plan(row, given.kills, full=given.full)):
+            yield tried(fleet, row, setting, given.seed + number)
+
+
+def tried(fleet: Fleet, row: Row, setting: Setting, seed: int, build: str = "") -> dict[str, Any]:
+    """Play one trial; return its account, or why there is none."""
+    told: dict[str, Any] = {"row": row.name, "setting": str(setting), "seed": seed, "good": False}
+    try:
+        with trial(fleet, setting, seed=seed, recorded=row.recorded) as played:
+            played.module = build
+            row.play(played)
+            account = played.finish()
+            told |= account.told()
+            row.check(account)
+            told["good"] = account.held
+            if not account.held:
+                told["words"] = played.service.last_words()
+    except Exception as exc:  # noqa: BLE001 - the next row has to be tried
+        told["error"] = f"{type(exc).__name__}: {str(exc)[-2000:]}"
+    say(f"{'good' if told['good'] else 'BAD '} {row.name}, {setting}, {told.get('seconds')} s")
+    return told
+
+
+def broken(fleet: Fleet, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Try the broken builds: good is what is found out."""
+    for build, play in BROKEN.items():
+        if not re.search(given.only, build):
+            continue
+        row = Row(
+            build, lambda played, build=build, play=play: (setattr(played, "module", build), play(played))
+        )
+        for check in range(CHECKS):
+            told = tried(fleet, row, ONE[0], given.seed + check)
+            if told.get("lost"):
+                break
+        told["good"], told["broken"], told["trials"] = bool(told.get("lost")), True, check + 1
+        yield told
+
+
+if __name__ == "__main__":
+    sys.exit(main())
