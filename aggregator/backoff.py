@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Self
 
+#: Between tries to connect: so long at most a broker that is back waits for us.
+LONGEST_PAUSE = 4.0
 _RANDOM = Random()  # noqa: S311  (jitter, no secret)
 
 

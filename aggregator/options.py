@@ -371,7 +371,7 @@ class Writing(Options):
         None, "wait for further groups to fill a request", "DURATION", unset="0; 5ms with --correlate"
     )
     retry_first: Duration = option("100ms", "the first pause before a retry; it doubles", "DURATION", gt=0)
-    retry_max: Duration = option("30s", "the longest pause before a retry", "DURATION", gt=0)
+    retry_max: Duration = option("5s", "the longest pause before a retry", "DURATION", gt=0)
     breaker_share: Share = option(
         0.5, "stop the route when more than this share of recent messages is refused", "SHARE", gt=0, le=1
     )

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 #: The share of the ack deadline for which a server may be away before everything is given back.
 PATIENCE = 0.25
+#: The first further pause of a route that loses its sink again and again; it doubles.
+OUTAGE_SECONDS = 30.0
 
 
 class RouteState(Enum):
@@ -78,7 +80,8 @@ class Standing:
         if failing < self.patience or self.state is not RouteState.RUNNING:
             return False
         self._outages = self._outages + 1 if now - self._resumed_at < 2 * self.patience else 1
-        pause = self._backoff.longest * 2.0 ** min(self._outages - 2, 6) if self._outages > 1 else 0.0
+        first = min(OUTAGE_SECONDS, self.patience)
+        pause = first * 2.0 ** min(self._outages - 2, 6) if self._outages > 1 else 0.0
         self._probes = 0
         self._probe_at = now + max(self._backoff.pause(1), min(pause, self._ack_deadline))
         self.state, self.reason = RouteState.WAITING, problem

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from aggregator.backoff import Backoff
+from aggregator.backoff import LONGEST_PAUSE, Backoff
 from aggregator.errors import PublisherUnavailableError, UnrecoverableError
 from aggregator.standing import RouteState
 from consumers.source import STATES
@@ -68,7 +68,7 @@ class RunningRoute:
         ]
         pipeline.expect(workers * prefetch)
         self.inspector = source.inspector
-        self._backoff = Backoff(0.2, 10.0)
+        self._backoff = Backoff(0.2, LONGEST_PAUSE)
         self._failures = 0
         self._try_at = self._look_at = 0.0
         self._remind_at = 0.0

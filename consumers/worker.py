@@ -19,7 +19,7 @@ from amqp.exceptions import AMQPNotImplementedError, ResourceLocked
 from kombu.entity import Queue
 from kombu.mixins import ConsumerMixin
 
-from aggregator.backoff import Backoff
+from aggregator.backoff import LONGEST_PAUSE, Backoff
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import UnrecoverableError
 from aggregator.intake import delivered_before
@@ -104,7 +104,7 @@ class Worker(ConsumerMixin):
         self._inbox: list[Any] = []
         self._inbox_bytes = 0
         self._got: Callable[[Any], Any] = lambda message: message
-        self._backoff = Backoff(0.1, 10.0)
+        self._backoff = Backoff(0.1, LONGEST_PAUSE)
         self._failures = 0
         self._log = log.bind(route=pipeline.name, worker=name)
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

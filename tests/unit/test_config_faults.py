@@ -144,7 +144,7 @@ AMQP = ("--broker", "amqp://h")
             "--isolate-at: 15 is not below delivery_limit 15; 14 at most is needed, or off",
         ),
         (["--isolate-at", "0"], "--isolate-at: '0' is too small; at least 1 is needed"),
-        (["--retry-first", "1m"], "--retry-first: 1m is longer than retry_max 30s"),
+        (["--retry-first", "1m"], "--retry-first: 1m is longer than retry_max 5s"),
         (["--heartbeat", "0"], "--heartbeat: 0.0 is too small; at least 1s is needed"),
         (["--metrics-host", ""], "--metrics-host: it is empty; a text is needed"),
         (["--config", "/no/such.toml"], "--config: no file at '/no/such.toml'"),
