@@ -106,6 +106,8 @@ def tried(fleet: Fleet, row: Row, setting: Setting, seed: int, build: str = "") 
     except Exception as exc:  # noqa: BLE001 - the next row has to be tried
         told["error"] = f"{type(exc).__name__}: {str(exc)[-2000:]}"
     say(f"{'good' if told['good'] else 'BAD '} {row.name}, {setting}, {told.get('seconds')} s")
+    if not told["good"]:
+        say(json.dumps(told, indent=1))
     return told
 
 
