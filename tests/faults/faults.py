@@ -160,6 +160,11 @@ def freeze_elasticsearch() -> Fault:
     return Hurt("elasticsearch", "pause")
 
 
+def freeze_both() -> Fault:
+    """SIGSTOP for the broker and for Elasticsearch."""
+    return Together(freeze_broker(), freeze_elasticsearch())
+
+
 class CloseConnections(Fault):
     """The broker closes every connection."""
 

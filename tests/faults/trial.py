@@ -24,13 +24,14 @@ from consumers.publisher import Publisher
 from tests.elasticsearch_proxy import proxy
 from tests.faults.account import Account
 from tests.faults.recorder import Recorder
-from tests.faults.watch import Watch, tree
+from tests.faults.watch import Use, Watch, tree, use_of
 from tests.servers.base import wait_for
 from tests.service import Service, channel_of, outgoing, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from consumers.publisher import Outgoing
     from tests.servers import Fleet, QueueCounts
 
 #: Short times, so that all moments of the service's life come by within seconds.
@@ -124,12 +125,19 @@ class Trial:
 
         ``key`` gives each the header of that name.
         """
-        numbers = range(self.published, self.published + count)
-        self.published += count
-        more = [{"headers": {"key": key(number)}} if key else {} for number in numbers]
-        messages = [
-            outgoing(self.queue, n, **properties) for n, properties in zip(numbers, more, strict=True)
-        ]
+        messages = []
+        for number in range(self.published, self.published + count):
+            more = {"headers": {"key": key(number)}} if key else {}
+            messages.append(outgoing(self.queue, number, **more))
+        self._publish(messages)
+
+    def publish_bodies(self, bodies: Sequence[bytes]) -> None:
+        """Publish these, with ids of their own."""
+        numbered = enumerate(bodies, self.published)
+        self._publish([outgoing(self.queue, number, body=body) for number, body in numbered])
+
+    def _publish(self, messages: Sequence[Outgoing]) -> None:
+        self.published += len(messages)
         publisher = Publisher(self.broker.url)
         try:
             outcomes = publisher.publish(messages)
@@ -195,6 +203,12 @@ class Trial:
     def wait_writes(self, batches: int = 1) -> None:
         """Wait until the service has concluded some batches more."""
         self.service.wait_event("batch", len(self.service.events("batch")) + batches)
+
+    def use(self) -> Use:
+        """What the service uses now."""
+        found = use_of(self.service.process.pid)
+        assert found, self.service.last_words()
+        return found
 
     # ── the end ──
 

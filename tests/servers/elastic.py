@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 JAVA = 23
+#: Documents of one answer.
+PAGE = 10_000
 HOME = Path(__file__).parent / "elasticsearch" / "target" / "home"
 LAUNCHER = HOME.parent / "launcher.jar"
 MODULES = "ALL-MODULE-PATH,jdk.net,jdk.management.agent,jdk.incubator.vector"
@@ -42,13 +44,19 @@ class Elasticsearch(Server):
         self.call("POST", name)
         return int(self.call("GET", f"/{index}/_count?ignore_unavailable=true")["count"])
 
-    def documents(self, index: str, limit: int = 10_000) -> dict[str, Any]:
+    def documents(self, index: str) -> dict[str, Any]:
         """Refresh and return the documents of an index by their id."""
         self.call("POST", f"/{index}/_refresh")
-        hits = self.call("POST", f"/{index}/_search", {"size": limit, "query": {"match_all": {}}})["hits"][
-            "hits"
-        ]
-        return {hit["_id"]: hit["_source"] for hit in hits}
+        found: dict[str, Any] = {}
+        at = self.call("POST", f"/{index}/_pit?keep_alive=1m")["id"]
+        query = {"size": PAGE, "sort": ["_shard_doc"], "pit": {"id": at, "keep_alive": "1m"}}
+        while True:
+            hits = self.call("POST", "/_search", query)["hits"]["hits"]
+            found |= {hit["_id"]: hit["_source"] for hit in hits}
+            if len(hits) < PAGE:
+                self.call("DELETE", "/_pit", {"id": at})
+                return found
+            query["search_after"] = hits[-1]["sort"]
 
 
 def elasticsearch(
