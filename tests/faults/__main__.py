@@ -14,6 +14,7 @@ import json
 import random
 import re
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,21 +49,22 @@ def main() -> int:
     parser.add_argument("--write", type=Path, metavar="FILE", help="the page that is made of them")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    results: list[dict[str, Any]] = []
     fleet = Fleet()
     try:
         fleet.prefetch(SERVERS)
         if given.soak:
             done = soak(fleet, given.soak, given.seed, say)
             return int(not all(account.held for _, account in done))
-        results = [*rows(fleet, given), *broken(fleet, given)]
+        for result in chain(rows(fleet, given), broken(fleet, given)):
+            results.append(result)
+            told = {"seed": given.seed, "kills": given.kills, "results": results}
+            given.json.write_text(json.dumps(told, indent=1))
+            if given.write:
+                write(told, given.write)
     finally:
         fleet.close()
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(
-        json.dumps({"seed": given.seed, "kills": given.kills, "results": results}, indent=1)
-    )
-    if given.write:
-        write(json.loads(given.json.read_text()), given.write)
     bad = [result for result in results if not result["good"]]
     for result in bad:
         say(f"NOT GOOD: {result}")

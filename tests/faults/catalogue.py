@@ -106,17 +106,17 @@ KILLS = [
         )
         for point in POINTS
     ),
-    Row("kill -9: at random, two processes", plays.random_kills, quick=ONE),
-    Row("kill -9: groups open while others are acked", plays.open_groups, quick=CORNERS),
-    Row("kill -9: incomplete group", plays.on_receipt, quick=ONE),
-    Row("kill -9: after verdicts for lost links", plays.replaced_links, quick=CORNERS),
+    Row("kill -9: at random, two processes", plays.random_kills, CORNERS),
+    Row("kill -9: groups open while others are acked", plays.open_groups, CORNERS, CORNERS),
+    Row("kill -9: incomplete group", plays.on_receipt, CORNERS, ONE),
+    Row("kill -9: after verdicts for lost links", plays.replaced_links, CORNERS, CORNERS),
 ]
 STOPS = [
     *(
-        Row(f"SIGTERM: {state}", plays.stopped(*hurts), quick=ONE if state.startswith("both") else ())
+        Row(f"SIGTERM: {state}", plays.stopped(*hurts), CORNERS, ONE if state.startswith("both") else ())
         for state, hurts in STATES.items()
     ),
-    Row("SIGTERM: incomplete group", plays.stopped(flags=LARGE_GROUPS)),
+    Row("SIGTERM: incomplete group", plays.stopped(flags=LARGE_GROUPS), CORNERS),
 ]
 SERVERS = [
     Row("broker: restart", during(faults.stop_broker, 1.0), CORNERS, recorded=False),
@@ -163,6 +163,7 @@ LINKS = [
     Row(
         f"all connections closed: {point}",
         plays.frozen_at(point, faults.CloseConnections),
+        CORNERS,
         quick=CORNERS if point == "after-reply" else (),
     )
     for point in POINTS
