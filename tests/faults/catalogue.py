@@ -125,7 +125,7 @@ SERVERS = [
     Row("broker: frozen 6 s", during(faults.freeze_broker, 6.0), CORNERS, recorded=False),
     Row("broker: away 60 s", during(faults.kill_broker, 60.0), CORNERS, recorded=False),
     Row("broker: all connections closed", during(faults.CloseConnections, 0.5), quick=CORNERS),
-    Row("broker: channels closed by 406", during(faults.ConsumerTimeout, 4.0, pace=2_500), CORNERS),
+    Row("broker: channels closed by 406", during(faults.ConsumerTimeout, 4.0, pace=1_500), CORNERS),
     Row("broker: memory alarm", during(faults.MemoryAlarm, 3.0), CORNERS),
     Row("broker: disk alarm", during(faults.DiskAlarm, 3.0), CORNERS),
     Row("Elasticsearch: kill -9", during(faults.kill_elasticsearch, 1.0), CORNERS, recorded=False),

@@ -166,7 +166,7 @@ class Trial:
             module=program, session=True,
         )  # fmt: skip
         self.services.append(service)
-        self._watches.append(Watch(service.process.pid))
+        self._watches.append(Watch(service.process.pid, children=bool(points)))
         return service
 
     @property
@@ -238,7 +238,7 @@ class Trial:
         with suppress(TimeoutError):
             wait_for(over, "all documents", timeout=patience, interval=0.1)
         with suppress(TimeoutError):
-            wait_for(self._is_empty, "an empty queue", timeout=5.0, interval=0.2)
+            wait_for(self._is_empty, "an empty queue", timeout=15.0, interval=0.2)
 
     def _is_empty(self) -> bool:
         counts = self.counts()

@@ -22,10 +22,11 @@ class Use:
 
 
 class Watch:
-    """Looks at the tree under ``pid`` until :meth:`stop`, or until it has ended."""
+    """Looks at the tree under ``pid`` until :meth:`stop`. ``children``: without its root."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, *, children: bool = False) -> None:
         self._pid = pid
+        self._children = children
         self._over = threading.Event()
         self.seen: list[Use] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -38,7 +39,7 @@ class Watch:
 
     def _run(self) -> None:
         while not self._over.wait(SECONDS):
-            if (use := use_of(self._pid)) is not None:
+            if (use := use_of(self._pid, children=self._children)) is not None:
                 self.seen.append(use)
 
 
@@ -51,10 +52,10 @@ def tree(pid: int) -> list[psutil.Process]:
         return []
 
 
-def use_of(pid: int) -> Use | None:
+def use_of(pid: int, *, children: bool = False) -> Use | None:
     """Return what a tree uses now; None if it is ending."""
     found = []
-    for process in tree(pid):
+    for process in tree(pid)[children:]:
         with suppress(psutil.Error, OSError):
             memory = process.memory_info().rss / 2**20
             found.append(
