@@ -306,7 +306,8 @@ class Mixed(Fault):
     """In each request some items are written, some rejected for now (429), and a few for ever (400)."""
 
     def start(self, trial: Trial) -> None:
-        trial.recorder.fate = lambda name: self._fate(name, trial.chance.random())
+        chance = trial.recorder.chance
+        trial.recorder.fate = lambda name: self._fate(name, chance.random())
 
     def stop(self, trial: Trial) -> None:
         trial.recorder.fate = None

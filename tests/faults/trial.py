@@ -61,6 +61,7 @@ class Trial:
 
     def __init__(self, fleet: Fleet, setting: Setting, seed: int, *, recorded: bool) -> None:
         self.setting = setting
+        self.seed = seed
         self.chance = random.Random(seed)
         self.broker: Any = fleet.get("rabbitmq" if setting.broker == "3.10" else "rabbitmq4")
         self.elasticsearch: Any = fleet.get("elasticsearch")
@@ -87,7 +88,7 @@ class Trial:
         address = self.elasticsearch.url
         if self._recorded:
             self.recorder = self._stack.enter_context(proxy(address, kind=Recorder))
-            self.recorder.chance = self.chance
+            self.recorder.chance = random.Random(self.seed)  # its threads draw too
             address = self.recorder.url
         self.broker_leg = self._toxiproxy.leg(f"{self.name}-broker", self.broker.url)
         self._stack.callback(self.broker_leg.close)
