@@ -90,8 +90,8 @@ def replaced_links(trial: Trial) -> None:
     """Every connection is closed with requests under way; their verdicts come; then SIGKILL."""
     assert trial.recorder
     trial.publish(MESSAGES)
-    trial.start(module=trial.module)
-    trial.wait_writes(3)
+    trial.start("--prefetch", "80", module=trial.module)
+    trial.wait_writes()
     trial.recorder.slow = 2.0
     sent = trial.recorder.attempted.total()
     wait_for(lambda: trial.recorder.attempted.total() >= sent + 40, "requests under way")
