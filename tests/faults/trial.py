@@ -40,8 +40,10 @@ FLAGS = ("--size", "20", "--age", "200ms", "--workers", "2", "--prefetch", "40",
 #: How long a trial may take to come to its end after the fault is over.
 DRAIN_SECONDS = 60.0
 GRACE_SECONDS = 10.0
+#: A little more than the time between two looks of a quorum queue at itself.
+TICK_SECONDS = 7.0
 #: So often in a row, a second apart, the broker has to say that it has nothing.
-EMPTY_LOOKS = 3
+EMPTY_LOOKS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +265,8 @@ class Trial:
         self.drain()
         self.stop()
         account = self.account
+        with suppress(TimeoutError):  # of a quorum queue the broker tells what it was up to 5 s ago
+            wait_for(self._is_empty, "an empty queue", timeout=TICK_SECONDS, interval=0.5)
         counts = self.counts()
         account.left = counts.ready + counts.unacked if counts else len(self.confirmed)
         documents = self.elasticsearch.documents(self.index) if self.confirmed else {}
