@@ -113,7 +113,7 @@ KILLS = [
 ]
 STOPS = [
     *(
-        Row(f"SIGTERM: {state}", plays.stopped(*hurts), CORNERS, ONE if state.startswith("both") else ())
+        Row(f"SIGTERM: {state}", plays.stopped(*hurts), CORNERS, ONE if state == "both away" else ())
         for state, hurts in STATES.items()
     ),
     Row("SIGTERM: incomplete group", plays.stopped(flags=LARGE_GROUPS), CORNERS),
@@ -155,7 +155,7 @@ ANSWERS = [
     Row("answers: slow", during(partial(faults.Slow, 1.0), 4.0), CORNERS),
 ]  # fmt: skip
 MESSAGES_ = [
-    Row("dead-letter queue full", plays.dead_queue_full, CORNERS, ONE, dead=-1),
+    Row("dead-letter queue full", plays.dead_queue_full, CORNERS, dead=-1),
     Row("bodies that are no documents", plays.poison, CORNERS, ONE, dead=-1),
     Row("413, and an oversized document", plays.oversized, CORNERS, ONE, dead=1),
 ]
