@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gc
 import gzip
 import logging
 import socket
+import sys
 import threading
 
 import orjson
@@ -20,6 +22,7 @@ from aggregator.errors import (
 )
 from aggregator.sinks import from_url
 from aggregator.sinks.base import WRITTEN, Fate
+from aggregator.sinks.elasticsearch_client import Connection
 from aggregator.testing.memory import MemoryDelivery
 from tests.elasticsearch_proxy import JSON, UNKNOWN, proxy
 
@@ -110,6 +113,33 @@ def test_a_server_that_never_answers():
         sink = sink_for(f"http://127.0.0.1:{silent.getsockname()[1]}", "/tasks?timeout=1s")
         with pytest.raises(SinkUnavailableError, match=r"no answer .* in time"):
             sink.open()
+
+
+@pytest.mark.parametrize("how", ["broken off", "refused", "silent", "html"])
+def test_a_request_that_failed_is_let_go_of_at_once(fake, how):
+    """Not when the collector looks for circles: while a sink is away it has no reason to."""
+    sink = sink_for(fake.url, "/tasks?timeout=1s")
+    sink.open()
+    body = b'{"create":{"_id":"a"}}\n{"n":1}\n' * 9
+    held = sys.getrefcount(body)
+    fake.change = UNKNOWN["html that says it is json" if how == "html" else "broken off"]
+    silent = socket.create_server(("127.0.0.1", 0))
+    if how in {"refused", "silent"}:
+        sink.close()
+        sink = sink_for(f"http://127.0.0.1:{silent.getsockname()[1]}", "/tasks?timeout=1s")
+        sink._connection = Connection(sink._settings)
+    if how == "refused":
+        silent.close()
+    gc.disable()
+    try:
+        with pytest.raises(SinkUnavailableError) as caught:
+            sink._connection.bulk("/tasks/_bulk", body, {})
+        del caught
+        assert sys.getrefcount(body) == held
+    finally:
+        gc.enable()
+        silent.close()
+        sink.close()
 
 
 def test_one_of_two_hosts_is_away(fake):
