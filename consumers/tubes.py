@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from aggregator.backoff import Backoff
+from aggregator.backoff import LONGEST_PAUSE, Backoff
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import TarantoolError, TarantoolUnavailableError
 from consumers.tarantool import Tarantool
@@ -173,7 +173,7 @@ class TubeWorker:
         self._metrics = metrics
         self._clock = clock
         self._connect = connect
-        self._backoff = Backoff(0.1, 10.0)
+        self._backoff = Backoff(0.1, LONGEST_PAUSE)
         self._failures = 0
         self._awake = Event()
         self._client: Tarantool | None = None
