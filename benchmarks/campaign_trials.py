@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--users", type=int, default=300_000)
     parser.add_argument("--servers", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=10_000, help="users that the relay walks at a time")
     parser.add_argument("--prefetch", type=int, default=4)
     parser.add_argument("--limit", type=float, default=240.0, help="seconds for one trial")
     parser.add_argument("--seed", type=int, default=1)
@@ -96,7 +97,7 @@ def campaign(
     """Run one campaign under these faults; return what the gateway counted."""
     control = gateway["control"]
     requests.post(f"{control}/reset?devices=0", timeout=30).raise_for_status()
-    patiently(lambda: api.post("/campaigns", {**CAMPAIGN, "id": name}))
+    patiently(lambda: api.post("/campaigns", {**CAMPAIGN, "id": name, "batch": given.batch}))
     patiently(lambda: api.post(f"/campaigns/{name}/start"))
     began = time.monotonic()
     hands = [threading.Thread(target=inflict, args=(stage, *fault)) for fault in faults]
