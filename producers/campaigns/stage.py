@@ -50,6 +50,8 @@ class Stage:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        # told to end, it ends what it has started
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         self.folder = Path(tempfile.mkdtemp(prefix="aggregator-campaign-"))
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
         return self
