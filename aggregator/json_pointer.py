@@ -8,9 +8,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+def steps_of(text: str) -> list[str]:
+    """Return the names that ``text`` (``/user/id``) leads through."""
+    return [step.replace("~1", "/").replace("~0", "~") for step in text[1:].split("/")]
+
+
 def compile_pointer(text: str) -> Callable[[Any], Any]:
     """Return the function that reads ``text`` (``/user/id``) from a value: None where nothing is."""
-    steps = [step.replace("~1", "/").replace("~0", "~") for step in text[1:].split("/")]
+    steps = steps_of(text)
 
     def read(value: Any) -> Any:
         for step in steps:

@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from aggregator.errors import ConfigurationError, MessageRefusedError
+from aggregator.json_pointer import steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -225,7 +226,7 @@ def _steps(name: str, field: str) -> list[str]:
         return [name]
     if _BAD_ESCAPE.search(name):
         raise ConfigurationError(f"{field}.{name}", "in a JSON pointer ~ is written ~0, and / in a name ~1")
-    return [step.replace("~1", "/").replace("~0", "~") for step in name[1:].split("/")]
+    return steps_of(name)
 
 
 def _plan(tree: Mapping[str, Any], default: Rule) -> Plan:

@@ -40,13 +40,13 @@ from aggregator.sinks.push_feedback import Feedback
 from aggregator.sinks.push_hold import Hold
 from aggregator.sinks.push_options import (
     PushOptions,
-    fault,
     feedback_token,
     read_endpoint,
     read_options,
     require,
 )
 from aggregator.sinks.push_sink import OWN_REASONS, PushSink
+from aggregator.sinks.url_options import fault
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult

@@ -7,8 +7,9 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from aggregator.clock import SYSTEM_CLOCK
-from aggregator.sinks.push_options import fault, read_file
+from aggregator.sinks.push_options import read_file
 from aggregator.sinks.push_tokens import BearerToken
+from aggregator.sinks.url_options import fault
 
 if TYPE_CHECKING:
     from pathlib import Path

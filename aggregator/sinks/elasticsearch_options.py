@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from aggregator.correlation import compile_expression
 from aggregator.errors import ConfigurationError
 from aggregator.sinks.elasticsearch_index import AllowedIndex, compile_pattern, name_fault
+from aggregator.sinks.url_options import check_ca, fault, read_pairs, validate
 from aggregator.units import Duration, Size
 
 if TYPE_CHECKING:
@@ -126,20 +126,20 @@ class Settings:
 def read_url(url: SplitResult) -> Settings:
     """Return the settings that ``url`` holds. Raises ``ConfigurationError`` for the field ``sink``."""
     _check_password(url)
-    options = _options(url.query)
+    options = validate(read_pairs(url.query, Options, _unknown_option), Options)
     if url.fragment:
-        raise _fault("the URL holds a #; write %23 if it is part of a value")
+        raise fault("the URL holds a #; write %23 if it is part of a value")
     scheme = url.scheme.partition("+")[2]
     if options.ca and scheme == "http":
-        raise _fault("ca: only https has a certificate to check; write elasticsearch+https://")
+        raise fault("ca: only https has a certificate to check; write elasticsearch+https://")
     if options.ca:
-        _check_ca(options.ca)
+        check_ca(options.ca)
     user, password, hosts = _authority(url, options)
     api_key = _secret("api_key", options.api_key_env, options.api_key_file)
     if api_key and user:
-        raise _fault("api_key: either an API key or a user, not both")
+        raise fault("api_key: either an API key or a user, not both")
     if options.version and options.op == "create":
-        raise _fault("op: a version needs op=index, which it implies; leave op away")
+        raise fault("op: a version needs op=index, which it implies; leave op away")
     names, target, index_of = _index(url.path, options)
     return Settings(
         scheme="https" if scheme == "https" else "http",
@@ -162,27 +162,7 @@ def _check_password(url: SplitResult) -> None:
     port = url.netloc.rpartition(":")[2]
     cut_short = ":" in url.netloc and not port.isdecimal() and not port.endswith("]")
     if "@" not in url.netloc and ("@" in url.path or (cut_short and "@" in url.query + url.fragment)):
-        raise _fault("a password's / is written %2F, its ? %3F, its # %23, its @ %40")
-
-
-def _fault(problem: str) -> ConfigurationError:
-    return ConfigurationError("sink", problem)
-
-
-def _options(query: str) -> Options:
-    pairs = parse_qsl(query, keep_blank_values=True)
-    values = dict(pairs)
-    for name, _value in pairs:
-        if name not in Options.model_fields:
-            raise _fault(_unknown_option(name))
-    if len(values) != len(pairs):
-        raise _fault("each option may stand in the URL once")
-    try:
-        return Options.model_validate(values)
-    except ValidationError as exc:
-        error = exc.errors(include_url=False, include_input=False)[0]
-        words = error["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
-        raise _fault(f"{error['loc'][0]}: {words}") from None
+        raise fault("a password's / is written %2F, its ? %3F, its # %23, its @ %40")
 
 
 def _unknown_option(name: str) -> str:
@@ -201,22 +181,10 @@ def _secret(option: str, variable: str | None, file: Path | None, text: str = ""
     if not given:
         return None
     if len(given) > 1:
-        raise _fault(f"{option}: it is given twice; {option}_env or {option}_file, one of them")
+        raise fault(f"{option}: it is given twice; {option}_env or {option}_file, one of them")
     secret = Secret(option, variable, file, text)
     secret.read()  # absent: better known now than at the first message
     return secret
-
-
-def _check_ca(file: Path) -> None:
-    try:
-        ssl.create_default_context(cafile=str(file))
-    except (OSError, ssl.SSLError) as exc:
-        words = (
-            exc.strerror
-            if isinstance(exc, FileNotFoundError | PermissionError)
-            else "no PEM certificates in it"
-        )
-        raise _fault(f"ca: {file} cannot be used: {words}") from None
 
 
 def _authority(
@@ -226,10 +194,10 @@ def _authority(
     credentials, _at, hosts = url.netloc.rpartition("@")
     user, colon, text = credentials.partition(":")
     if (colon or options.password_env or options.password_file) and not user:
-        raise _fault("the password has no user; write user:password@host")
+        raise fault("the password has no user; write user:password@host")
     password = _secret("password", options.password_env, options.password_file, unquote(text))
     if user and password is None:
-        raise _fault(
+        raise fault(
             "the user has no password; write user:password@host, or use password_file or password_env"
         )
     return unquote(user) or None, password, tuple(_host(text) for text in hosts.split(","))
@@ -240,9 +208,9 @@ def _host(text: str) -> tuple[str, int]:
         parts = urlsplit(f"//{text.strip()}")
         port = DEFAULT_PORT if parts.port is None else parts.port
     except ValueError:
-        raise _fault("host: a port is a number from 1 to 65535, an IPv6 address stands in []") from None
+        raise fault("host: a port is a number from 1 to 65535, an IPv6 address stands in []") from None
     if not parts.hostname or port == 0 or re.search(r"[\s@%]", parts.hostname):
-        raise _fault("host: it is missing or wrong; write it like elasticsearch+http://localhost:9200/tasks")
+        raise fault("host: it is missing or wrong; write it like elasticsearch+http://localhost:9200/tasks")
     return parts.hostname, port
 
 
@@ -253,23 +221,23 @@ def _index(path: str, options: Options) -> tuple[tuple[str, ...], str, IndexOf |
         return _allow_list(text, options)
     if "{" in text or "}" in text:
         if options.require_alias:
-            raise _fault("require_alias: it needs one index or an allow-list, not a date")
+            raise fault("require_alias: it needs one index or an allow-list, not a date")
         index_of, target = compile_pattern(text)  # as it is: %d would be taken for an escape
         return (), target, index_of
     name = unquote(text).removesuffix("/")
-    if fault := name_fault(name, alias=options.require_alias):
-        raise _fault(f"index {name!r}: {fault}" if name else fault)
+    if wrong := name_fault(name, alias=options.require_alias):
+        raise fault(f"index {name!r}: {wrong}" if name else wrong)
     return (name,), name, None
 
 
 def _allow_list(text: str, options: Options) -> tuple[tuple[str, ...], str, IndexOf | None]:
     if not (options.index_from and options.allow):
-        raise _fault("index_from and allow need each other, like ?index_from=header:index&allow=logs,events")
+        raise fault("index_from and allow need each other, like ?index_from=header:index&allow=logs,events")
     if text:
-        raise _fault("index_from: the URL names an index as well; leave one of them away")
+        raise fault("index_from: the URL names an index as well; leave one of them away")
     for name in options.allow:
-        if fault := name_fault(name, alias=options.require_alias):
-            raise _fault(f"allow {name!r}: {fault}")
+        if wrong := name_fault(name, alias=options.require_alias):
+            raise fault(f"allow {name!r}: {wrong}")
     expression = _expression("index_from", options.index_from)
     assert expression  # noqa: S101 - for the type checker: index_from is given
     chooser = AllowedIndex(expression, options.index_from, frozenset(options.allow))
@@ -282,4 +250,4 @@ def _expression(option: str, text: str | None) -> Expression | None:
     try:
         return compile_expression(text, "sink")
     except ConfigurationError as exc:
-        raise _fault(f"{option}: {exc.problem}") from None
+        raise fault(f"{option}: {exc.problem}") from None

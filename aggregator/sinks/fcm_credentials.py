@@ -11,8 +11,9 @@ import orjson
 
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import SinkBlockedError, SinkUnavailableError
-from aggregator.sinks.push_options import fault, read_file
+from aggregator.sinks.push_options import read_file
 from aggregator.sinks.push_tokens import BearerToken
+from aggregator.sinks.url_options import fault
 
 if TYPE_CHECKING:
     from pathlib import Path

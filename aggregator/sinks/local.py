@@ -6,9 +6,9 @@ import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from aggregator.errors import (
     AggregatorError,
@@ -17,6 +17,7 @@ from aggregator.errors import (
     SinkUnavailableError,
     UnrecoverableError,
 )
+from aggregator.sinks.url_options import read_pairs, validate
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -38,19 +39,10 @@ O = TypeVar("O", bound=Options)  # noqa: E741
 
 def read_options(query: str, model: type[O]) -> O:
     """Return the options of a URL's query. Raises ``ConfigurationError`` for the field ``sink``."""
-    pairs = parse_qsl(query, keep_blank_values=True)
     known = ", ".join(model.model_fields)
-    for name, _value in pairs:
-        if name not in model.model_fields:
-            raise ConfigurationError("sink", f"{name[:40]!r} is not among its options: {known}")
-    if len(dict(pairs)) != len(pairs):
-        raise ConfigurationError("sink", "each option may stand in the URL once")
-    try:
-        return model.model_validate(dict(pairs))
-    except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False)[0]
-    words = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-    raise ConfigurationError("sink", f"{first['loc'][0]}: {words}")
+    return validate(
+        read_pairs(query, model, lambda name: f"{name[:40]!r} is not among its options: {known}"), model
+    )
 
 
 def read_path(url: SplitResult) -> Path:

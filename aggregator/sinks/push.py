@@ -26,14 +26,14 @@ from aggregator.backoff import Backoff
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import (
     ConfigurationError,
-    MessageRefusedError,
     SinkBlockedError,
     SinkError,
     SinkUnavailableError,
 )
-from aggregator.push_message import address_of
 from aggregator.sinks.base import WRITTEN, Fate, Limits, Verdict
-from aggregator.sinks.push_options import fault, read_file
+from aggregator.sinks.push_batch import addressed
+from aggregator.sinks.push_options import read_file
+from aggregator.sinks.url_options import fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from aggregator.clock import Clock
     from aggregator.delivery import Item
     from aggregator.metrics import Metrics
-    from aggregator.push import Address
     from aggregator.sinks.push_sink import PushSink
 
 _log = structlog.get_logger("aggregator.push")
@@ -243,12 +242,9 @@ class AppsSink:
         return f"<{type(self).__name__} {self._file}>"
 
     def _key(self, item: Item) -> tuple[str, str] | Verdict:
-        address: Address | None = item.address
-        if address is None:
-            try:
-                address = address_of(item)
-            except MessageRefusedError as exc:
-                return Verdict(Fate.DEAD_LETTER, exc.reason, exc.detail)
+        address = addressed(item)
+        if isinstance(address, Verdict):
+            return address
         key = (address.platform, address.app)
         if key in self._apps:
             return key

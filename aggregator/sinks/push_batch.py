@@ -10,12 +10,14 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from aggregator.errors import SinkUnavailableError
+from aggregator.errors import MessageRefusedError, SinkUnavailableError
+from aggregator.push_message import address_of
 from aggregator.sinks.base import Fate, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aggregator.delivery import Item
     from aggregator.errors import SinkError
     from aggregator.push import Address
 
@@ -71,6 +73,17 @@ class Gateway(Protocol):
     def pause(self) -> float:
         """Return for how many seconds no push may leave; 0: one leaves now, and is counted."""
         ...
+
+
+def addressed(item: Item) -> Address | Verdict:
+    """Return to whom an item goes, or the verdict on one that does not say it."""
+    address: Address | None = item.address
+    if address is not None:
+        return address
+    try:
+        return address_of(item)
+    except MessageRefusedError as exc:
+        return Verdict(Fate.DEAD_LETTER, exc.reason, exc.detail)
 
 
 class Batch:

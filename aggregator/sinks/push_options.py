@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from aggregator.errors import ConfigurationError
+from aggregator.sinks.url_options import check_ca, fault, read_pairs, validate
 from aggregator.units import Duration
 
 if TYPE_CHECKING:
@@ -42,11 +41,6 @@ class PushOptions(BaseModel):
 Model = TypeVar("Model", bound=PushOptions)
 
 
-def fault(problem: str) -> ConfigurationError:
-    """Return the error for a wrong URL."""
-    return ConfigurationError("sink", problem)
-
-
 def require(module: str) -> None:
     """Raise ``ConfigurationError`` if a library that pushes need is not installed."""
     if find_spec(module) is None:
@@ -59,30 +53,23 @@ def read_options(url: SplitResult, model: type[Model], base: Path) -> Model:
         raise fault("the URL holds a #; write %23 if it is part of a value")
     if url.path not in ("", "/"):
         raise fault(f"the URL has a path, {url.path}; the gateway's own is used, leave it away")
-    pairs = parse_qsl(url.query, keep_blank_values=True)
-    for name, _value in pairs:
-        if name not in model.model_fields:
-            known = ", ".join(model.model_fields)
-            shown = name if re.fullmatch("[a-z_]{1,40}", name) else "that of this URL"
-            raise fault(f"{shown}: unknown option; one of {known} is needed")
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise fault("each option may stand in the URL once")
-    for name, value in pairs:
+    values = read_pairs(url.query, model, lambda name: _unknown(name, model))
+    for name, value in values.items():
         if not value:
             raise fault(f"{name}: it is empty")
-    try:
-        options = model.model_validate(values)
-    except ValidationError as exc:
-        error = exc.errors(include_url=False, include_input=False)[0]
-        words = error["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
-        raise fault(f"{error['loc'][0]}: {words}") from None
+    options = validate(values, model)
     files = {
         name: base / value for name in model.model_fields if isinstance(value := getattr(options, name), Path)
     }
     options = options.model_copy(update=files)
     _check_feedback(options)
     return options
+
+
+def _unknown(name: str, model: type[PushOptions]) -> str:
+    known = ", ".join(model.model_fields)
+    shown = name if re.fullmatch("[a-z_]{1,40}", name) else "that of this URL"
+    return f"{shown}: unknown option; one of {known} is needed"
 
 
 def read_endpoint(url: SplitResult, options: PushOptions, certificate: Path | None = None) -> Endpoint:
@@ -104,19 +91,6 @@ def read_endpoint(url: SplitResult, options: PushOptions, certificate: Path | No
         streams=options.streams,
         timeout=options.timeout,
     )
-
-
-def check_ca(file: Path) -> None:
-    """Raise ``ConfigurationError`` for a file without certificates."""
-    try:
-        ssl.create_default_context(cafile=str(file))
-    except (OSError, ssl.SSLError) as exc:
-        words = (
-            exc.strerror
-            if isinstance(exc, FileNotFoundError | PermissionError)
-            else "no PEM certificates in it"
-        )
-        raise fault(f"ca: {file} cannot be used: {words}") from None
 
 
 def read_file(option: str, file: Path) -> bytes:

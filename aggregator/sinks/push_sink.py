@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from aggregator.errors import MessageRefusedError, SinkUnavailableError
-from aggregator.push_message import address_of
+from aggregator.errors import SinkUnavailableError
 from aggregator.sinks.base import WRITTEN, Fate, Limits, Verdict
-from aggregator.sinks.push_batch import Batch
+from aggregator.sinks.push_batch import Batch, addressed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,12 +150,9 @@ def _addresses(items: Sequence[Item]) -> tuple[list[Address], dict[int, Verdict]
     addresses: list[Address] = []
     refused: dict[int, Verdict] = {}
     for number, item in enumerate(items):
-        address = item.address
-        if address is None:
-            try:
-                address = address_of(item)
-            except MessageRefusedError as exc:
-                refused[number] = Verdict(Fate.DEAD_LETTER, exc.reason, exc.detail)
-                continue
-        addresses.append(address)
+        found = addressed(item)
+        if isinstance(found, Verdict):
+            refused[number] = found
+        else:
+            addresses.append(found)
     return addresses, refused
