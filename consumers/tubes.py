@@ -11,14 +11,12 @@ from collections import OrderedDict
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
-import structlog
-
-from aggregator.backoff import LONGEST_PAUSE, Backoff
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import TarantoolError, TarantoolUnavailableError
 from consumers.tarantool import Tarantool
 from consumers.tube_delivery import TubeDelivery
 from consumers.tube_link import TubeLink
+from consumers.working import TICK_SECONDS, Working
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,14 +28,10 @@ if TYPE_CHECKING:
     from consumers.tarantool import Address
     from consumers.tube_delivery import Progress
 
-log = structlog.get_logger()
-
 #: The longest wait for tasks while nothing is held; stopping waits for it too.
 TAKE_SECONDS = 0.25
 #: The wait between two looks for tasks while some are held: meanwhile settlements are sent at once.
 LOOK_SECONDS = 0.05
-#: The longest wait while no more may be taken.
-TICK_SECONDS = 1.0
 #: How long a worker that parts waits for requests under way, so that what they say still counts.
 PARTING_SECONDS = 2.0
 #: Tasks of which it is remembered which recipients are done with, after their session was lost.
@@ -135,12 +129,10 @@ class Burials:
             link.bury(entry, delivery)
 
 
-class TubeWorker:
-    """Takes tasks for one route from one server. :meth:`run` is the body of a thread; nothing escapes it.
+class TubeWorker(Working):
+    """Takes tasks for one route from one server. ``connect`` opens a session."""
 
-    Setting :attr:`stopping` ends the taking; the session stays for acks until :attr:`released` is set
-    too. ``beat`` is when it last showed life, in monotonic seconds. ``connect`` opens a session.
-    """
+    losses = (TarantoolError, TarantoolUnavailableError)
 
     def __init__(
         self,
@@ -157,46 +149,17 @@ class TubeWorker:
         clock: Clock = SYSTEM_CLOCK,
         connect: Callable[[Address], Tarantool] = Tarantool,
     ) -> None:
-        self.name = name
-        self.prefetch = prefetch
-        self.stopping = Event()
-        self.released = Event()
-        self.cancelled = Event()
-        self.state = "connecting"
-        self.beat = clock.monotonic()
+        super().__init__(
+            pipeline, name=name, prefetch=prefetch, metrics=metrics, clock=clock, server=str(address)
+        )
         self._address = address
         self._tubes = list(tubes)
-        self._pipeline = pipeline
         self._epochs = epochs
         self._memory = memory
         self._burials = burials
-        self._metrics = metrics
-        self._clock = clock
         self._connect = connect
-        self._backoff = Backoff(0.1, LONGEST_PAUSE)
-        self._failures = 0
         self._awake = Event()
         self._client: Tarantool | None = None
-        self._log = log.bind(route=pipeline.name, worker=name, server=str(address))
-
-    def run(self) -> None:
-        """Take tasks until told to stop, over as many sessions as it takes."""
-        while not self.stopping.is_set():
-            self.beat = self._clock.monotonic()
-            if not self._pipeline.consuming:
-                self.state = "waiting"
-                self._pipeline.wait_until_consuming(TICK_SECONDS / 4)
-                continue
-            self.state = "connecting"
-            try:
-                self._consume()
-            except (TarantoolError, TarantoolUnavailableError) as exc:
-                self._note_loss(exc)
-            except Exception:  # noqa: BLE001 - a fault of ours; logged, and the thread goes on
-                self._log.exception("worker_failed")
-                self._note_loss(None)
-        self.cancelled.set()
-        self.state = "stopped"
 
     def wake(self) -> None:
         """Have the worker look around at once. Any thread may call; never blocks."""
@@ -212,7 +175,7 @@ class TubeWorker:
 
     # ── one session ──
 
-    def _consume(self) -> None:
+    def _work(self) -> None:
         client = self._client = self._connect(self._address)
         link = TubeLink(
             client, next(self._epochs), wake=self.wake, on_buried=self._burials.buried, clock=self._clock
@@ -285,12 +248,3 @@ class TubeWorker:
             link.alive = False
             self._memory.keep(link.taken)
             self._pipeline.link_lost(link)
-
-    def _note_loss(self, exc: BaseException | None) -> None:
-        self._failures += 1
-        self.state = "connecting"
-        pause = self._backoff.pause(self._failures)
-        self._metrics.links_lost.inc()
-        problem = f"{type(exc).__name__}: {exc}" if exc is not None else "see above"
-        self._log.warning("link_lost", problem=problem, pause=round(pause, 2))
-        self.stopping.wait(pause)

@@ -11,21 +11,19 @@ import select
 from contextlib import contextmanager, suppress
 from functools import partial
 from math import ceil, inf
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from amqp.exceptions import AMQPNotImplementedError, ResourceLocked
 from kombu.entity import Queue
 from kombu.mixins import ConsumerMixin
 
-from aggregator.backoff import LONGEST_PAUSE, Backoff
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import UnrecoverableError
 from aggregator.intake import delivered_before
 from consumers.declaring import declare_queue, ensure_queue
 from consumers.delivery import AmqpDelivery, BatchedDelivery, KombuDelivery, undecoded
 from consumers.link import ChannelLink
+from consumers.working import TICK_SECONDS, Working
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
     from aggregator.pipeline import Pipeline
     from consumers.connecting import Broker
 
-log = structlog.get_logger()
-
 #: Bound on any single read or write of the socket: a frozen broker must not freeze the worker.
 IO_SECONDS = 5.0
 #: The same until it consumes: a broker that takes back a hundred thousand messages is long in answering,
@@ -44,8 +40,6 @@ IO_SECONDS = 5.0
 OPENING_SECONDS = 30.0
 #: So many messages that came before, none of them often, and no more are got singly.
 CALM_MESSAGES = 1_000
-#: The longest wait in an idle iteration: heartbeats and the state of the route are looked at.
-TICK_SECONDS = 1.0
 #: The wait on transports that poll; bounds the lag of an ack there.
 POLL_SECONDS = 0.05
 #: How long a route that stops consuming waits for refused messages to be safe.
@@ -63,12 +57,8 @@ class LinkLostError(ConnectionError):
     """The connection that is consumed on is not the open one any more."""
 
 
-class Worker(ConsumerMixin):
-    """Consumes one queue for one route. :meth:`run` is the body of a thread; nothing escapes it.
-
-    Setting :attr:`stopping` cancels the consumer; the link stays open for acks until
-    :attr:`released` is set too. ``beat`` is when it last showed life, in monotonic seconds.
-    """
+class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing: it is a thread's
+    """Consumes one queue for one route."""
 
     def __init__(
         self,
@@ -83,64 +73,37 @@ class Worker(ConsumerMixin):
         entity: Queue | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        super().__init__(pipeline, name=name, prefetch=prefetch, metrics=metrics, clock=clock)
         self.connection = broker.connection()
-        self.name = name
         self.queue = queue
         self._entity = entity
-        self.prefetch = prefetch
-        self.stopping = Event()
-        self.released = Event()
-        self.cancelled = Event()
-        self.state = "connecting"
-        self.beat = clock.monotonic()
         self._amqp = broker.amqp
         self._heartbeat = broker.heartbeat
         self._beat_at = 0.0
         self._hosts = broker.hosts
-        self._pipeline = pipeline
         self._epochs = epochs
-        self._metrics = metrics
-        self._clock = clock
         self._inbox: list[Any] = []
         self._inbox_bytes = 0
         self._got: Callable[[Any], Any] = lambda message: message
-        self._backoff = Backoff(0.1, LONGEST_PAUSE)
-        self._failures = 0
-        self._log = log.bind(route=pipeline.name, worker=name)
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wakes = select.poll()
         self._wakes.register(self._wake_read, select.POLLIN)
         self._sifts = True
         self._link: Any = None
         self._socket: Any = None
-        self._errors = (*self.connection.connection_errors, *self.connection.channel_errors)
+        self.losses = (*self.connection.connection_errors, *self.connection.channel_errors)
 
     @property
     def should_stop(self) -> bool:  # type: ignore[override]
         """Whether to stop: kombu's name for it."""
         return self.stopping.is_set()
 
-    def run(self, _tokens: int = 1, **kwargs: Any) -> None:
-        """Consume until told to stop, over as many connections as it takes."""
-        while not self.should_stop:
-            self.beat = self._clock.monotonic()
-            if not self._pipeline.consuming:
-                self.state = "waiting"
-                self._pipeline.wait_until_consuming(TICK_SECONDS / 4)
-                continue
-            self.state = "connecting"
-            try:
-                for _ in self.consume(**kwargs):
-                    pass
-            except UnrecoverableError as exc:
-                self._pipeline.stop(str(exc), lasting=True)
-            except self._errors as exc:
-                self._note_loss(exc)
-            except Exception:  # noqa: BLE001 - a fault of ours; logged, and the thread goes on
-                self._log.exception("worker_failed")
-                self._note_loss(None)
-        self.cancelled.set()
-        self.state = "stopped"
+    def _work(self) -> None:
+        try:
+            for _ in self.consume():
+                pass
+        except UnrecoverableError as exc:
+            self._pipeline.stop(str(exc), lasting=True)
 
     def consume(
         self,
@@ -442,12 +405,3 @@ class Worker(ConsumerMixin):
         if link is not None:
             link.alive = False
             self._pipeline.link_lost(link)
-
-    def _note_loss(self, exc: BaseException | None) -> None:
-        self._failures += 1
-        self.state = "connecting"
-        pause = self._backoff.pause(self._failures)
-        self._metrics.links_lost.inc()
-        problem = f"{type(exc).__name__}: {exc}" if exc is not None else "see above"
-        self._log.warning("link_lost", problem=problem, pause=round(pause, 2))
-        self.stopping.wait(pause)
