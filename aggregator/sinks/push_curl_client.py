@@ -32,6 +32,9 @@ _LONGEST_BODY = 64 * 1024
 #: So many connections may break under one batch; then it is the gateway that is away.
 _BREAKS = 3
 _CHARACTERS = 200
+#: Seconds without news after which libcurl is told to read, whatever the sockets say: it reads ahead of
+#: TLS, and what was read for a push that thereby ended is left in memory, where no socket tells of it.
+_LOOK = 0.1
 
 _NOT_REWOUND = "seek callback returned error"
 _TLS_REFUSED = frozenset(
@@ -166,13 +169,14 @@ class _Lane:
         self._idle: list[_Slot] = []
         self._busy: dict[int, _Slot] = {}
         self._wake = inf
-        self._heard = 0.0
+        self._heard = self._news = 0.0
         self._late = False
         self._broken: set[int] = set()
+        self._sockets: set[int] = set()
         self._connect()
 
     def run(self, batch: Batch) -> None:
-        self._heard = now = monotonic()
+        self._heard = self._news = now = monotonic()
         latest = now + 2 * self._endpoint.timeout
         self._late = False
         self._broken.clear()
@@ -211,16 +215,26 @@ class _Lane:
 
     def _turn(self, now: float, until: float) -> None:
         """Wait until something can be read or written, a timer is due, or ``until``; and do it."""
-        deadline = min(self._wake, until, self._heard + self._endpoint.timeout if self._busy else inf)
-        for fd, event in self._poll.poll(max(0.0, deadline - now)):
+        deadline = min(self._wake, until)
+        if self._busy:
+            deadline = min(deadline, self._heard + self._endpoint.timeout, self._news + _LOOK)
+        events = self._poll.poll(max(0.0, deadline - now))
+        for fd, event in events:
             readable = event & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR)
             mask = (pycurl.CSELECT_IN if readable else 0) | (
                 pycurl.CSELECT_OUT if event & select.EPOLLOUT else 0
             )
             self._multi.socket_action(fd, mask)
-        if self._wake <= monotonic():
+        now = monotonic()
+        if self._wake <= now:
             self._wake = inf
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        if events:
+            self._news = now
+        elif now - self._news >= _LOOK:
+            self._news = now
+            for fd in tuple(self._sockets):
+                self._multi.socket_action(fd, pycurl.CSELECT_IN)
 
     def _reap(self, batch: Batch) -> None:
         left = 1
@@ -303,6 +317,7 @@ class _Lane:
             self._free(slot.handle)
         self._multi.close()
         self._poll.close()
+        self._sockets.clear()
 
     def _watch(self, what: int, fd: int, _multi: Any, _data: Any) -> None:
         """Have ``fd`` watched as libcurl asks; what it closed is gone from the list already."""
@@ -313,8 +328,10 @@ class _Lane:
         )
         with suppress(OSError):
             if what == pycurl.POLL_REMOVE:
+                self._sockets.discard(fd)
                 self._poll.unregister(fd)
                 return
+            self._sockets.add(fd)
             try:
                 self._poll.modify(fd, mask)
             except FileNotFoundError:
