@@ -9,15 +9,18 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from aggregator.errors import SinkError, SinkUnavailableError
+from aggregator.ledger import with_followers
 from aggregator.request import FINAL
+from aggregator.sinks.base import Fate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from threading import Condition
 
     from structlog.typing import FilteringBoundLogger
 
     from aggregator.clock import Clock
+    from aggregator.delivery import Item
     from aggregator.making import Maker
     from aggregator.metrics import RouteMetrics
     from aggregator.outbox import Outbox
@@ -83,10 +86,11 @@ class Flush:
     def _resolve(
         self, request: Request, verdicts: Verdicts, error: Exception | None, now: float
     ) -> tuple[float, str] | None:
+        held = self._held(request.items, verdicts or ())
         with self._changed:
             was_shut = self._outbox.gate.shut
             if error is None:
-                outcome = self._outbox.resolve(request, verdicts, now)
+                outcome = self._outbox.resolve(request, verdicts, now, held)
             else:
                 outcome = self._outbox.fail(request, error, now)
             gate = self._outbox.gate
@@ -102,6 +106,17 @@ class Flush:
             self._log.info("sink_answers")
         # while the sink takes others, an item that fails is no failing sink
         return (now - gate.since, problem_of(verdicts, error)) if shut else None
+
+    def _held(self, items: Sequence[Item], verdicts: Sequence[Verdict]) -> Collection[Item]:
+        """Have sources keep what the sink wants later: no place among those that are held is lost to it."""
+        now = self._clock.time()
+        held = set()
+        for item, verdict in zip(items, verdicts, strict=False):
+            if verdict.after and verdict.fate is Fate.RETRY:
+                kept = [each.postpone(now + verdict.after) for each in with_followers(item.deliveries)]
+                if all(kept):
+                    held.add(item)
+        return held
 
 
 def problem_of(verdicts: Verdicts, error: Exception | None) -> str:

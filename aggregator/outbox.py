@@ -7,6 +7,7 @@ here. The owner holds a lock around every call; times are monotonic seconds.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import count, groupby
 from math import inf
@@ -27,7 +28,7 @@ from aggregator.request import FINAL, Final, Outcome, Request
 from aggregator.sinks.base import Fate, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from aggregator.delivery import Item
 
@@ -162,29 +163,43 @@ class Outbox:
         when = min(later, self._linger_until() if self._ready else inf)
         return max(when, self.gate.wake_at) if self.gate.shut else when
 
-    def resolve(self, request: Request, verdicts: Sequence[Verdict] | None, now: float) -> Outcome:
-        """Take the sink's verdicts, one for each item (None: all written); return what is final."""
+    def resolve(
+        self,
+        request: Request,
+        verdicts: Sequence[Verdict] | None,
+        now: float,
+        held: Collection[Item] = (),
+    ) -> Outcome:
+        """Take the sink's verdicts, one for each item (None: all written); return what is final.
+
+        ``held``: of those that are put off, the ones that their source keeps meanwhile.
+        """
         self._answered(request, now, throttled=_throttled(verdicts or ()))
         if verdicts is None:
             self.gate.succeeded(now)
             self._fitted(request.size)
             self._finish(request.items, request.size, now)
             return Outcome(request.items, [])
-        written, others, again, blocked = [], [], [], False
+        written: list[Item] = []
+        others: list[Final] = []
+        again: dict[float, list[Item]] = {}  # by how long they have to wait
+        blocked = False
         hopeless = self._is_hopeless(request, now)
         for item, verdict in zip(request.items, verdicts, strict=True):
             if verdict.fate is Fate.WRITTEN and not verdict.reason:
                 written.append(item)
             elif verdict.fate in FINAL:
                 others.append(Final(item, verdict))
+            elif item in held:
+                others.append(Final(item, replace(verdict, fate=Fate.BLOCKED)))
             elif hopeless and verdict.fate is Fate.RETRY:
                 others.append(Final(item, _exhausted(verdict.reason, verdict.status)))
             else:
-                again.append(item)
+                again.setdefault(verdict.after, []).append(item)
                 blocked = blocked or verdict.fate is Fate.BLOCKED
-        if again:
-            self._retry(request, again, now)
-        if blocked or len(again) == len(request.items):
+        for after, items in again.items():
+            self._retry(request, items, now, after)
+        if blocked or not (written or others):
             self.gate.failed(now)
         else:
             self.gate.succeeded(now)
@@ -360,7 +375,7 @@ class Outbox:
             request.items = [item for item in request.items if id(item) not in waiting]
             request.size = sum(item.size for item in request.items)
 
-    def _retry(self, request: Request, items: list[Item], now: float) -> None:
+    def _retry(self, request: Request, items: list[Item], now: float, after: float = 0.0) -> None:
         again = Request(items, sum(item.size for item in items), request.since)
         again.delivered = request.delivered
         again.attempts = request.attempts + 1
@@ -368,7 +383,7 @@ class Outbox:
         again.last_failed = now
         again.lone = request.lone + 1 if self.gate.answered > request.last_failed else request.lone
         self.retries += len(items)
-        self._push(again, now + self._backoff.pause(again.attempts))
+        self._push(again, now + max(self._backoff.pause(again.attempts), min(after, self._patience)))
 
     def _halve(self, request: Request, now: float) -> None:
         for items in _halves(request.items):
@@ -448,8 +463,11 @@ class Outbox:
 
 
 def _throttled(verdicts: Sequence[Verdict]) -> bool | None:
-    """Return whether it was too much for the sink; None where a block says nothing of that."""
-    fates = {verdict.fate for verdict in verdicts}
+    """Return whether it was too much for the sink; None where a block says nothing of that.
+
+    What is put off by itself, for so many seconds, says nothing of the others.
+    """
+    fates = {verdict.fate for verdict in verdicts if not verdict.after}
     return None if Fate.BLOCKED in fates else Fate.RETRY in fates
 
 

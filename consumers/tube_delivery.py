@@ -105,8 +105,8 @@ class TubeDelivery(Delivery):
             self.progress.whole = word
 
     def postpone(self, until: float) -> bool:
-        """Release it with a delay."""
-        self.until = until
+        """Release it with a delay: the longest of those that its recipients need."""
+        self.until = max(self.until, until)
         return True
 
     def join(self, known: Delivery) -> None:

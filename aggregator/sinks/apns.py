@@ -14,7 +14,7 @@ its own.
 ``streams``               pushes under way at once, of one write: 500
 ``concurrency``           writes at once, at most: 4
 ``items``                 pushes in a write: 1000
-``timeout``               of one push, and of silence: ``30s``
+``timeout``               of one push, and of silence: ``10s``
 ``ca``                    a file of certificates in PEM to trust, instead of the machine's
 ``feedback``              a URL that is told of dead tokens
 ``feedback_token_env``    the environment variable, or with ``feedback_token_file`` the file, that holds
@@ -37,7 +37,7 @@ from aggregator.sinks.apns_verdicts import FATES, REASONS, Concern, meaning
 from aggregator.sinks.base import WRITTEN, Fate, Verdict
 from aggregator.sinks.push_batch import Request, Ruling, Scope
 from aggregator.sinks.push_feedback import Feedback
-from aggregator.sinks.push_hold import Hold
+from aggregator.sinks.push_hold import LONGEST, Hold
 from aggregator.sinks.push_options import (
     PushOptions,
     feedback_token,
@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 PREFIX = b"/3/device/"
 #: Seconds without pushes after APNs has counted too many provider tokens; it counts for 20 minutes.
 TOKENS_PAUSE = 60.0
+#: Seconds without a push to a device that gets too many, where APNs says nothing of that.
+DEVICE_PAUSE = 10.0
 _LONGEST_TOKEN = 200
 _WRITTEN = Ruling(WRITTEN)
 
@@ -188,6 +190,7 @@ class ApnsGateway:
         """Return what a reply means."""
         status = reply.status
         if status == 200:  # noqa: PLR2004 - HTTP's OK
+            self._hold.eased()
             return _WRITTEN
         body = _body(reply.body)
         reason = _word(body.get("reason"), status)
@@ -202,12 +205,26 @@ class ApnsGateway:
             concern = Concern.NOTIFICATION if own else Concern.EVERYTHING
         if meant.dead:
             self._report(address, reason, _seconds(body.get("timestamp")))
-        # what one device gets too often is no matter of the others
-        if concern is Concern.THROTTLED or (reply.retry_after and reason != "TooManyRequests"):
-            self._hold.wait(reply.retry_after or TOKENS_PAUSE, f"APNs says {reason} and wants a pause")
-            return Ruling(Verdict(FATES[concern], reason, status=status), Scope.ALL)
+        if concern is Concern.THROTTLED:
+            return self._wait_all(reason, reply, TOKENS_PAUSE)
+        if concern is Concern.BUSY:
+            # what one device gets too often is no matter of the others
+            if reason == "TooManyRequests":
+                return self._put_off(reason, reply, DEVICE_PAUSE)
+            if reply.retry_after and self._hold.strained():
+                return self._wait_all(reason, reply)
+            return self._put_off(reason, reply)
+        self._hold.eased()
         scope = Scope.ALL if concern is Concern.EVERYTHING else Scope.ONE
         return Ruling(Verdict(FATES[concern], reason, status=status), scope)
+
+    def _put_off(self, reason: str, reply: Reply, pause: float = 0.0) -> Ruling:
+        after = min(reply.retry_after or pause, LONGEST)
+        return Ruling(Verdict(Fate.RETRY, reason, status=reply.status, after=after))
+
+    def _wait_all(self, reason: str, reply: Reply, pause: float = 0.0) -> Ruling:
+        self._hold.wait(reply.retry_after or pause, f"APNs says {reason} and wants a pause")
+        return Ruling(Verdict(Fate.RETRY, reason, status=reply.status), Scope.ALL)
 
     def pause(self) -> float:
         """Return 0: APNs has no quota but its streams."""

@@ -23,7 +23,7 @@ class Concern(Enum):
     """Everything, if a new provider token does not help."""
     EVERYTHING = "everything"
     BUSY = "busy"
-    """This push, for now."""
+    """This push, for now; everything, if most come with Retry-After."""
     THROTTLED = "throttled"
     """Everything, for now."""
 

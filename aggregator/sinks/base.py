@@ -37,12 +37,14 @@ class Verdict:
 
     ``reason`` is a short constant word (``document_parsing_exception``), ``detail`` a sentence for
     people that never holds the document, ``status`` the service's number, where it has one.
+    ``after``, with ``RETRY``: seconds for which this item alone is not to be sent again.
     """
 
     fate: Fate
     reason: str = ""
     detail: str = ""
     status: int | None = None
+    after: float = 0.0
 
 
 WRITTEN = Verdict(Fate.WRITTEN)

@@ -13,7 +13,7 @@ own; the rate is theirs together.
 ``streams``               pushes under way at once, of one write: 500
 ``concurrency``           writes at once, at most: 4
 ``items``                 pushes in a write: 1000
-``timeout``               of one push, and of silence: ``30s``
+``timeout``               of one push, and of silence: ``10s``
 ``ca``                    a file of certificates in PEM to trust, instead of the machine's; at the token
                           endpoint too
 ``feedback``              a URL that is told of dead tokens
@@ -25,6 +25,7 @@ own; the rate is theirs together.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ from aggregator.sinks.fcm_message import Prepared, prepare
 from aggregator.sinks.fcm_verdicts import FATES, REASONS, Concern, meaning, reason_of
 from aggregator.sinks.push_batch import Request, Ruling, Scope
 from aggregator.sinks.push_feedback import Feedback
-from aggregator.sinks.push_hold import Hold, Pace
+from aggregator.sinks.push_hold import LONGEST, Hold, Pace
 from aggregator.sinks.push_options import (
     PushOptions,
     feedback_token,
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
 
 #: The pause for a quota without Retry-After: a minute at least, by Google's advice.
 QUOTA_PAUSES = Backoff(120.0, 3600.0)
+#: The same for one push: where others get through, it is the quota of its device.
+DEVICE_PAUSE = 60.0
 #: Seconds that a write at the full rate may last; fewer pushes make one where the rate is small.
 _LONGEST_WRITE = 5.0
 _TYPE = b"content-type: application/json"
@@ -221,6 +224,7 @@ class FcmGateway:
         status = reply.status
         if status == 200:  # noqa: PLR2004 - HTTP's OK
             self._quota.kept()
+            self._hold.eased()
             return _ONE_WRITTEN
         reason, detail = reason_of(reply.body, status)
         meant = meaning(reason, status)
@@ -230,13 +234,22 @@ class FcmGateway:
         verdict = Verdict(FATES[concern], reason, detail, status)
         if meant.dead and self._feedback:
             self._feedback.report(address, reason, self._clock.time())
-        if concern is Concern.QUOTA:
-            self._quota.exceeded(reply.retry_after)
-            return Ruling(verdict, Scope.ALL)
-        if concern is Concern.BUSY and reply.retry_after:
-            self._hold.wait(reply.retry_after, f"FCM says {reason} and wants a pause")
-            return Ruling(verdict, Scope.ALL)
+        if concern is Concern.QUOTA or (concern is Concern.BUSY and reply.retry_after):
+            return self._put_off(verdict, reply.retry_after, quota=concern is Concern.QUOTA)
+        if concern is not Concern.BUSY:
+            self._hold.eased()
         return Ruling(verdict, Scope.ALL if concern is Concern.EVERYTHING else Scope.ONE)
+
+    def _put_off(self, verdict: Verdict, retry_after: float, *, quota: bool) -> Ruling:
+        """Put one push off, or all once most are: a quota may be the device's, or the project's."""
+        if not self._hold.strained():
+            after = retry_after or DEVICE_PAUSE
+            return Ruling(replace(verdict, after=min(after, LONGEST)))
+        if quota:
+            self._quota.exceeded(retry_after)
+        else:
+            self._hold.wait(retry_after, f"FCM says {verdict.reason} and wants a pause")
+        return Ruling(verdict, Scope.ALL)
 
     def _renew(self, refused: bytes, reason: str) -> Ruling:
         try:

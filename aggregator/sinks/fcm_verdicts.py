@@ -22,9 +22,9 @@ class Concern(Enum):
     """Everything, if a new access token does not help."""
     EVERYTHING = "everything"
     BUSY = "busy"
-    """This push, for now; everything, if it comes with Retry-After."""
+    """This push, for now; everything, if most come with Retry-After."""
     QUOTA = "quota"
-    """Everything, for a minute at least."""
+    """This push, for a minute at least: the device's quota. Everything, if most say so: the project's."""
 
 
 class Meaning(NamedTuple):

@@ -12,15 +12,38 @@ if TYPE_CHECKING:
 
 #: No gateway stops us for longer than this at once, whatever it says.
 LONGEST = 3600.0
+#: So many more answers that put a push off than others: then it is the gateway that is busy, not one device
+#: or one of its machines.
+STRAIN = 20
 
 
 class Hold:
-    """Until when a gateway wants to be left alone. Any thread may set or ask it."""
+    """Until when a gateway wants to be left alone. Any thread may set or ask it.
+
+    One push that is put off waits by itself. All wait once most are put off: each such answer counts one
+    up, each other one down, and at ``STRAIN`` it is enough. Threads may lose a count: it is no matter.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._until = 0.0
         self._why = ""
+        self._excess = 0
+
+    def eased(self) -> None:
+        """Note an answer that puts nothing off."""
+        if self._excess:
+            self._excess -= 1
+
+    def strained(self) -> bool:
+        """Note an answer that puts a push off; return whether most are, so that all have to wait."""
+        if self.held:
+            return True
+        self._excess += 1
+        if self._excess < STRAIN:
+            return False
+        self._excess = 0
+        return True
 
     def wait(self, seconds: float, why: str) -> None:
         """Let no push leave for so many seconds."""

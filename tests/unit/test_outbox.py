@@ -121,6 +121,29 @@ def test_what_is_pending_is_counted_until_it_is_final():
     assert empty(box)
 
 
+def test_one_that_is_put_off_for_a_time_waits_alone():
+    box = outbox(patience=60.0)
+    items = offered(box, 4)
+    (request,) = all_of(box)
+    off = [Verdict(Fate.RETRY, "busy", after=after) for after in (5.0, 3600.0)]
+    box.resolve(request, [WRITTEN, RETRY, *off], NOW)
+    found = [(when, request.items) for when in (NOW + 1, NOW + 5, NOW + 60) for request in all_of(box, when)]
+    assert found == [(NOW + 1, [items[1]]), (NOW + 5, [items[2]]), (NOW + 60, [items[3]])]
+
+
+def test_what_its_source_keeps_is_final():
+    box = outbox()
+    offered(box, 2)
+    (request,) = all_of(box)
+    off = Verdict(Fate.RETRY, "busy", after=5.0)
+    kept, left = request.items
+    assert box.resolve(request, [off, off], NOW, {kept}).others == [
+        Final(kept, Verdict(Fate.BLOCKED, "busy", after=5.0))
+    ]
+    assert not box.gate.shut
+    assert (box.pending, box.waiting()) == (1, [left])
+
+
 # ── linger ──
 
 

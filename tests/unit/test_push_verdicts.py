@@ -9,10 +9,10 @@ from aggregator.errors import SinkUnavailableError
 from aggregator.push import Notification
 from aggregator.sinks import apns_verdicts, fcm_verdicts
 from aggregator.sinks.apns import ApnsGateway
-from aggregator.sinks.base import Fate
+from aggregator.sinks.base import Fate, Verdict
 from aggregator.sinks.fcm import FcmGateway, Quota
 from aggregator.sinks.push_batch import Reply, Request, Scope
-from aggregator.sinks.push_hold import Hold, Pace
+from aggregator.sinks.push_hold import LONGEST, STRAIN, Hold, Pace
 from aggregator.sinks.push_tokens import BearerToken
 from aggregator.testing.clock import VirtualClock
 from tests.pushes import ALERT, address
@@ -63,13 +63,13 @@ FCM = """
 401 THIRD_PARTY_AUTH_ERROR blocked all -
 403 SENDER_ID_MISMATCH refused one -
 404 UNREGISTERED refused one reported
-429 QUOTA_EXCEEDED retry all -
+429 QUOTA_EXCEEDED retry one -
 500 INTERNAL retry one -
 503 UNAVAILABLE retry one -
 401 UNAUTHENTICATED retry again -
 403 PERMISSION_DENIED blocked all -
 404 NOT_FOUND blocked all -
-429 RESOURCE_EXHAUSTED retry all -
+429 RESOURCE_EXHAUSTED retry one -
 504 DEADLINE_EXCEEDED retry one -
 400 NEWS dead_letter one -
 409 NEWS blocked all -
@@ -224,10 +224,45 @@ def test_an_access_token_that_cannot_be_fetched_stops_the_batch(fcm, monkeypatch
     assert (ruling.verdict.fate, ruling.scope) == (Fate.RETRY, Scope.ALL)
 
 
+def strained(gateway, to, status, body, retry_after=0.0):
+    """Have the gateway say it until it concerns all; return how often that was."""
+    for times in range(1, 1000):
+        if ask(gateway, to, status, body, retry_after).scope is Scope.ALL:
+            return times
+    raise AssertionError
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_apns_is_left_alone_for_as_long_as_it_says(apns, hold, clock, status):
+def test_one_push_is_put_off_for_as_long_as_apns_says(apns, hold, status):
     ruling = ask(apns, address(1), status, b'{"reason":"ServiceUnavailable"}', 90.0)
-    assert (ruling.verdict.fate, ruling.scope) == (Fate.RETRY, Scope.ALL)
+    assert ruling == (Verdict(Fate.RETRY, "ServiceUnavailable", status=status, after=90.0), Scope.ONE)
+    hold.check()
+
+
+def test_one_in_a_few_holds_nobody_else(apns, fcm, hold):
+    for _ in range(500):
+        assert ask(apns, address(1), 503, b'{"reason":"ServiceUnavailable"}', 90.0).scope is Scope.ONE
+        assert ask(apns, address(2), 200).scope is Scope.ONE
+        ask(apns, address(3), 410, b'{"reason":"Unregistered"}')
+    to = address(1, platform="fcm")
+    for _ in range(500):
+        ruling = ask(fcm, to, 429, fcm_body(429, "QUOTA_EXCEEDED"))
+        assert (ruling.verdict.after, ruling.scope) == (60.0, Scope.ONE)
+        assert ask(fcm, to, 503, fcm_body(503, "UNAVAILABLE"), 7.0).verdict.after == 7.0
+        ask(fcm, to, 200)
+        ask(fcm, to, 404, fcm_body(404, "UNREGISTERED"))
+    hold.check()
+
+
+def test_no_push_is_put_off_for_ever(apns):
+    assert ask(apns, address(1), 503, b"{}", 1e9).verdict.after == LONGEST
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_apns_is_left_alone_for_as_long_as_it_says_once_most_are_put_off(apns, hold, clock, status):
+    assert strained(apns, address(1), status, b'{"reason":"ServiceUnavailable"}', 90.0) == STRAIN
+    # of those under way, none starts it anew
+    assert ask(apns, address(1), status, b'{"reason":"ServiceUnavailable"}', 90.0).scope is Scope.ALL
     clock.advance(89)
     with pytest.raises(SinkUnavailableError, match="ServiceUnavailable"):
         hold.check()
@@ -236,8 +271,10 @@ def test_apns_is_left_alone_for_as_long_as_it_says(apns, hold, clock, status):
 
 
 def test_one_device_too_often_holds_nobody_else(apns, hold):
-    ruling = ask(apns, address(1), 429, b'{"reason":"TooManyRequests"}', 90.0)
-    assert (ruling.verdict.fate, ruling.scope) == (Fate.RETRY, Scope.ONE)
+    for _ in range(100):
+        ruling = ask(apns, address(1), 429, b'{"reason":"TooManyRequests"}', 90.0)
+        assert (ruling.verdict.fate, ruling.verdict.after, ruling.scope) == (Fate.RETRY, 90.0, Scope.ONE)
+    assert ask(apns, address(1), 429, b'{"reason":"TooManyRequests"}').verdict.after == 10.0
     hold.check()
 
 
@@ -245,6 +282,7 @@ def test_the_quota_costs_a_minute_at_least_and_more_each_time(fcm, hold, clock):
     to = address(1, platform="fcm")
     pauses = []
     for _ in range(4):
+        strained(fcm, to, 429, fcm_body(429, "QUOTA_EXCEEDED"))
         for _ in range(3):  # of those under way together one counts
             ask(fcm, to, 429, fcm_body(429, "QUOTA_EXCEEDED"))
         start = clock.monotonic()
@@ -255,14 +293,14 @@ def test_the_quota_costs_a_minute_at_least_and_more_each_time(fcm, hold, clock):
     assert pauses == sorted(pauses)
     assert pauses[3] >= 480
     ask(fcm, to, 200)
-    ask(fcm, to, 429, fcm_body(429, "QUOTA_EXCEEDED"))
+    strained(fcm, to, 429, fcm_body(429, "QUOTA_EXCEEDED"))
     clock.advance(121)
     hold.check()
 
 
-def test_fcm_is_left_alone_for_as_long_as_it_says(fcm, hold, clock):
+def test_fcm_is_left_alone_for_as_long_as_it_says_once_most_are_put_off(fcm, hold, clock):
     for status, word in ((429, "QUOTA_EXCEEDED"), (503, "UNAVAILABLE")):
-        assert ask(fcm, address(1, platform="fcm"), status, fcm_body(status, word), 7.0).scope is Scope.ALL
+        assert strained(fcm, address(1, platform="fcm"), status, fcm_body(status, word), 7.0) == STRAIN
         assert hold.held
         clock.advance(7.5)
         assert not hold.held

@@ -250,6 +250,22 @@ def test_what_is_too_early_is_released_until_its_window(stage):
     assert (stage.gateway.sent, stage.server.tasks) == (["a"], {})
 
 
+def test_what_is_put_off_for_a_time_is_released_until_then_and_holds_no_place(stage):
+    stage.gateway.words = {"b": Verdict(Fate.RETRY, "UNAVAILABLE", after=5), "c": GONE}
+    stage.gateway.words["d"] = Verdict(Fate.RETRY, "QUOTA_EXCEEDED", after=60)
+    stage.server.put(push("a", "b", "c", "d"))
+    stage.turn()
+    (task,) = stage.server.of("delayed")
+    assert (task.due, task.data) == (stage.clock.time() + 60, push("b", "d"))
+    assert (stage.totals, stage.server.counts) == ({"postponed": 1}, {"sent": 1, "Unregistered": 1})
+    assert stage.pipeline.idle
+    stage.gateway.words = {}
+    stage.clock.advance(60)
+    stage.turn()
+    assert (stage.gateway.sent, stage.server.tasks) == (["a", "b", "c", "d", "b", "d"], {})
+    assert stage.server.counts == {"sent": 3, "Unregistered": 1}
+
+
 def test_a_window_that_ends_during_retries_leaves_what_is_left_for_the_next(stage):
     now = stage.clock.time()
     stage.gateway.words = {"b": BUSY}
