@@ -14,7 +14,7 @@ import (
 
 const (
 	window   = 65535
-	linger   = 100 * time.Millisecond
+	linger   = 5 * time.Second // for the client to read what was answered: what is closed with something unread is reset
 	noLimit  = 1<<31 - 1
 	tableMax = 4096
 )
@@ -362,6 +362,8 @@ func (c *connection) answerDue() (wait time.Duration, going bool) {
 	}
 	if c.ending && len(c.streams) == 0 && !c.leaving {
 		c.leaving = true
+		_ = c.out.Flush()
+		_ = c.conn.CloseWrite()
 		time.AfterFunc(linger, func() { _ = c.conn.Close() })
 	}
 	return wait, true
