@@ -208,19 +208,19 @@ class ApnsGateway:
         if concern is Concern.THROTTLED:
             return self._wait_all(reason, reply, TOKENS_PAUSE)
         if concern is Concern.BUSY:
-            # what one device gets too often is no matter of the others
-            if reason == "TooManyRequests":
-                return self._put_off(reason, reply, DEVICE_PAUSE)
-            if reply.retry_after and self._hold.strained():
-                return self._wait_all(reason, reply)
-            return self._put_off(reason, reply)
+            return self._busy(reason, reply)
         self._hold.eased()
         scope = Scope.ALL if concern is Concern.EVERYTHING else Scope.ONE
         return Ruling(Verdict(FATES[concern], reason, status=status), scope)
 
-    def _put_off(self, reason: str, reply: Reply, pause: float = 0.0) -> Ruling:
-        after = min(reply.retry_after or pause, LONGEST)
-        return Ruling(Verdict(Fate.RETRY, reason, status=reply.status, after=after))
+    def _busy(self, reason: str, reply: Reply) -> Ruling:
+        """Put one push off, or all once most are."""
+        # what one device gets too often is no matter of the others
+        of_device = reason == "TooManyRequests"
+        if reply.retry_after and not of_device and self._hold.strained():
+            return self._wait_all(reason, reply)
+        after = reply.retry_after or (DEVICE_PAUSE if of_device else 0.0)
+        return Ruling(Verdict(Fate.RETRY, reason, status=reply.status, after=min(after, LONGEST)))
 
     def _wait_all(self, reason: str, reply: Reply, pause: float = 0.0) -> Ruling:
         self._hold.wait(reply.retry_after or pause, f"APNs says {reason} and wants a pause")
