@@ -17,8 +17,9 @@ class Notification:
 
     ``payload``: a JSON object in UTF-8, sent as it is. ``expiration``: unix seconds after which a gateway
     gives up, 0 to try once; ``priority``: the gateway's own number. Empty or None: not set.
-    ``opens`` and ``shuts``: the window in which it may be sent, in unix seconds; ``reopens``: when it opens
-    next, and each day from then on, None for not again. ``expires``: from then on it is sent no more.
+    ``opens`` and ``shuts``: the window in which it may be sent, in unix seconds; ``later``: the windows after
+    it, each of them daily until the next begins, the last for ever; none: it does not open again.
+    ``expires``: from then on it is sent no more.
     """
 
     payload: bytes
@@ -30,7 +31,7 @@ class Notification:
     expiration: int | None = None
     opens: float = -inf
     shuts: float = inf
-    reopens: float | None = None
+    later: tuple[tuple[float, float], ...] = ()
     expires: float = inf
 
     def due(self, now: float) -> float:
@@ -43,12 +44,24 @@ class Notification:
     def _opening(self, now: float) -> float:
         if now <= self.shuts:
             return max(now, self.opens)
-        if self.reopens is None:
+        if not self.later:
             return inf
-        if now < self.reopens:
-            return self.reopens
-        since = (now - self.reopens) % DAY
-        return now if since <= self.shuts - self.opens else now - since + DAY
+        opens, shuts = self.later[0]
+        following = inf
+        for window in self.later:
+            if now < window[0]:
+                following = window[0]
+                break
+            opens, shuts = window
+        if now < opens:
+            return opens
+        since = (now - opens) % DAY
+        # a daily one that would open within half a day of the following is that one, where clocks change
+        latest = following - DAY / 2
+        if since <= shuts - opens and now - since <= latest:
+            return now
+        again = now - since + DAY
+        return again if again <= latest else following
 
 
 class Address(NamedTuple):

@@ -5,7 +5,8 @@
     {"campaign": "c1", "platform": "apns", "app": "news",
      "notification": {"payload": {…}, "collapse_id": "…", "priority": 10, "push_type": "alert",
                       "topic": "…", "ttl": 3600},
-     "not_before": 1700000000, "not_after": 1700040000, "next_window": 1700080000, "expires": 1700600000,
+     "not_before": 1700000000, "not_after": 1700040000, "expires": 1700600000,
+     "next_window": [[1700080000, 1700120000]],
      "recipients": [["device", "token", 1690000000], …]}
 
 For a single device ``"device"``, ``"token"`` and ``"registered"`` stand in the place of ``recipients``.
@@ -133,7 +134,7 @@ def _notification(message: Mapping[str, Any], campaign: str, now: float) -> Noti
     collapse_id = _text(given, "collapse_id")
     if len(collapse_id.encode("utf-8", "surrogatepass")) > COLLAPSE_BYTES:
         raise _bad(f"collapse_id has more than {COLLAPSE_BYTES} bytes")
-    opens, shuts, reopens, expires = _window(message)
+    opens, shuts, later, expires = _window(message)
     return Notification(
         payload=document,
         campaign=campaign,
@@ -144,24 +145,37 @@ def _notification(message: Mapping[str, Any], campaign: str, now: float) -> Noti
         expiration=_expiration(given, now),
         opens=opens,
         shuts=shuts,
-        reopens=reopens,
+        later=later,
         expires=expires,
     )
 
 
-def _window(message: Mapping[str, Any]) -> tuple[float, float, float | None, float]:
-    opens, shuts = _time(message, "not_before"), _time(message, "not_after")
-    reopens, expires = _time(message, "next_window"), _time(message, "expires")
-    if opens is not None and shuts is not None and shuts <= opens:
+def _window(message: Mapping[str, Any]) -> tuple[float, float, tuple[tuple[float, float], ...], float]:
+    not_before, not_after = _time(message, "not_before"), _time(message, "not_after")
+    expires = _time(message, "expires")
+    if not_before is not None and not_after is not None and not_after <= not_before:
         raise _bad("not_after is not later than not_before")
-    if reopens is None and expires is not None:
-        reopens = opens
-    return (
-        -inf if opens is None else opens,
-        inf if shuts is None else shuts,
-        reopens,
-        inf if expires is None else expires,
-    )
+    opens = -inf if not_before is None else not_before
+    shuts = inf if not_after is None else not_after
+    if type(message.get("next_window")) is list:
+        later = _windows(message["next_window"])
+    else:
+        reopens = _time(message, "next_window")
+        if reopens is None and expires is not None:
+            reopens = not_before
+        later = () if reopens is None else ((reopens, reopens + shuts - opens),)
+    return opens, shuts, later, inf if expires is None else expires
+
+
+def _windows(given: list[Any]) -> tuple[tuple[float, float], ...]:
+    for window in given:
+        if type(window) is not list or len(window) != 2 or not all(map(_is_time, window)):  # noqa: PLR2004
+            raise _bad("next_window holds what is no pair of seconds, when it opens and when it shuts")
+    windows = tuple((opens, shuts) for opens, shuts in given)
+    moments = [moment for window in windows for moment in window]
+    if moments != sorted(set(moments)):
+        raise _bad("next_window: its windows are not in order")
+    return windows
 
 
 def _priority(given: Mapping[str, Any]) -> int | None:

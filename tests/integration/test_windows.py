@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from aggregator.push_message import read_push
 from producers.campaigns import zones
 
 pytestmark = pytest.mark.integration
@@ -37,6 +38,15 @@ FIND = """
     if mask == nil then return end
     return windows.find(zone, mask, now)
 """
+FOLLOWING = """
+    local zone, quiet, from, to, now = ...
+    local mask = windows.mask(quiet, from, to)
+    if mask == nil then return end
+    local start, stop, after = windows.find(zone, mask, now)
+    return start, stop, windows.following(zone, mask, after)
+"""
+#: Seconds around a change of clocks at which is looked.
+AROUND = [day * DAY + hour * 3_600 + 1 for day in (-2, -1, 0, 1, 2) for hour in range(0, 24, 3)]
 
 
 def hours(first, last):
@@ -91,6 +101,51 @@ def test_a_window_is_what_the_zones_say(tarantool, lua, name, spans, now):
         assert all(is_open(moment) is expected for moment in range(int(first), int(last), STEP))
         assert last == first or is_open(last - 1) is expected
     assert is_open(after)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(NAMES), spans=st.tuples(spans, spans), now=moments)
+@example(name="Europe/Berlin", spans=(None, (9, 12)), now=CHANGES[0] - 4 * DAY)
+@example(name="Europe/Berlin", spans=((22, 8), None), now=CHANGES[1] - 4 * DAY)
+@example(name="Europe/Berlin", spans=(None, (2, 3)), now=CHANGES[0] - 3 * DAY)
+@example(name="Europe/Berlin", spans=(None, (23, 4)), now=CHANGES[1] - 3 * DAY)
+@example(name="Australia/Lord_Howe", spans=(None, (2, 3)), now=CHANGES[4] - 2 * DAY)
+def test_what_is_held_over_a_change_of_clocks_opens_at_its_hour(tarantool, lua, name, spans, now):
+    quiet, own = spans
+    told = {"from": quiet[0], "to": quiet[1]} if quiet else None
+    zone = zones.table(name, now - DAY, now + 200 * DAY)
+    found = lua.eval(FOLLOWING, zone, told, *(own or (None, None)), now)
+    allowed = allowed_hours(quiet, own)
+    if not found:
+        assert len(allowed) == 24
+        return
+    start, stop, later = found
+    assert len(later) <= 1 + 4 * (len(zone) - 1)
+    local = ZoneInfo(name)
+
+    def is_open(moment):
+        return datetime.fromtimestamp(moment, local).hour in allowed
+
+    notification = read_push(
+        {
+            "campaign": "c", "platform": "fcm", "notification": {"payload": {"a": 1}},
+            "recipients": [["d", "t"]], "not_before": start, "not_after": stop, "next_window": later,
+        },
+        now,
+    ).notification  # fmt: skip
+
+    def is_within(moment):
+        return all(is_open(moment + by) for by in (-3_600, 0, 3_600))
+
+    # of two windows a day the first alone is kept; hours that a day does not have count as those after them
+    whole = sum((hour + 1) % 24 not in allowed for hour in allowed) == 1 and len(allowed) > 2
+    ahead = [stop + 1, later[0][0] + 1, *(change + by for change, _ in zone[1:] for by in AROUND)]
+    for moment in (moment for moment in ahead if moment > stop):
+        due = notification.due(moment)
+        assert is_open(due) or (len(allowed) <= 2 and is_open(due - DAY)), "never outside of its hours"
+        if whole:
+            assert due == moment or not is_within(moment)
+            assert not any(map(is_within, range(int(moment) + 1, int(due), STEP))), "as soon as it opens"
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,30 @@ def test_after_its_window_it_never_goes_unless_it_opens_again():
     assert due(NOW + 21, not_before=NOW, not_after=NOW + 20, next_window=NOW + 50) == NOW + 50
 
 
+def test_each_window_of_a_list_is_daily_until_the_next_begins():
+    first, later = NOW + DAY, NOW + 4 * DAY + 3600  # clocks are put back by an hour before the latter
+    window = {
+        "not_before": NOW,
+        "not_after": NOW + 60,
+        "next_window": [[first, first + 7200], [later, later + 9]],
+    }
+    assert due(NOW + 61, **window) == first
+    assert due(NOW + 2 * DAY + 5, **window) == NOW + 2 * DAY + 5
+    assert due(NOW + 2 * DAY + 7201, **window) == NOW + 3 * DAY
+    assert due(NOW + 3 * DAY + 7201, **window) == later
+    assert due(NOW + 4 * DAY + 5, **window) == later
+    assert due(later + 5, **window) == later + 5
+    assert due(later + 10, **window) == later + DAY
+
+
+@pytest.mark.parametrize(
+    "windows", [[5], [[5]], [[5, "a"]], [[5, 5]], [[7, 5]], [[5, 7], [6, 8]], [[5, 7, 9]], [[True, 5]]]
+)
+def test_windows_that_are_none_are_refused(windows):
+    with pytest.raises(MessageRefusedError, match="next_window"):
+        due(NOW, next_window=windows)
+
+
 def test_a_window_with_an_end_of_all_opens_each_day():
     window = {"not_before": NOW, "not_after": NOW + 3600, "expires": NOW + 3 * DAY}
     assert due(NOW + 3601, **window) == NOW + DAY

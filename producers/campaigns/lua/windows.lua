@@ -92,6 +92,32 @@ function windows.find(zone, mask, now)
     return start, stop, seek(zone, mask, stop, true)
 end
 
+--- The windows from the one that starts at `first` on: {{start, end}, ...}, each of them daily until the next
+-- begins. There is more than one only where the zone's offset changes later on: the same hours are then at
+-- other moments, and a window that holds the change is shorter or longer.
+function windows.following(zone, mask, first)
+    local base, found, last = windows.offset(zone, first), {}, nil
+    local function add(start)
+        local stop = seek(zone, mask, start, false)
+        local daily = last ~= nil and (start - last[1]) % DAY == 0 and stop - start == last[2] - last[1]
+        if last == nil or (start >= last[2] and not daily) then
+            last = {start, stop}
+            found[#found + 1] = last
+        end
+    end
+    add(first)
+    for i = 2, #zone do
+        local days = floor((zone[i][1] - first) / DAY)
+        for day = math.max(days - 1, 1), days + 2 do
+            local plain = first + day * DAY
+            -- local time stays: what the offset gains, the moment loses. Near the change it is the new offset:
+            -- an hour that is left out begins with it, of one that comes twice it is the second
+            add(seek(zone, mask, plain + base - windows.offset(zone, plain + HOUR), true))
+        end
+    end
+    return found
+end
+
 --- The zone of a fixed offset such as +05:30, -0800, UTC or Z; nil for anything else.
 function windows.fixed(name)
     if name == 'UTC' or name == 'Z' or name == 'GMT' or name == '' then
@@ -107,7 +133,7 @@ end
 
 --- A function (tz, from, to) -> window for devices of one campaign, its answers kept: one moment, few zones.
 --
--- window: {open=, not_before=, not_after=, next_window=}, one object for each; where all hours are free, only
+-- window: {open=, not_before=, not_after=, next_window = those after it}, one object for each; where all hours are free, only
 -- `open`, which says whether it is open now. A zone that is neither in the table nor a fixed offset counts as UTC,
 -- and the window is `unknown`.
 function windows.planner(spec, zones, now)
@@ -129,10 +155,15 @@ function windows.planner(spec, zones, now)
             end
         end
         local start, stop, after = windows.find(zone, mask, now)
-        local key = ('%d %d %s'):format(start, stop, unknown)
+        local later = windows.following(zone, mask, after)
+        local parts = {('%d %d %s'):format(start, stop, unknown)}
+        for _, each in ipairs(later) do
+            parts[#parts + 1] = ('%d %d'):format(each[1], each[2])
+        end
+        local key = table.concat(parts, ' ')
         if by_key[key] == nil then
             by_key[key] = {
-                open = start <= now, not_before = start, not_after = stop, next_window = after, unknown = unknown,
+                open = start <= now, not_before = start, not_after = stop, next_window = later, unknown = unknown,
             }
         end
         return by_key[key]
