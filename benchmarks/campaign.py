@@ -22,6 +22,7 @@ from benchmarks.build import BUILD, build
 from benchmarks.figures import percentile
 from benchmarks.push_engine import sink_url
 from consumers.tarantool import Tarantool
+from producers.campaigns.answers import ENDED
 from producers.campaigns.demo import CAMPAIGN
 from producers.campaigns.stage import Stage
 
@@ -102,7 +103,7 @@ def follow(api: Api, gateway: dict[str, Any], given: argparse.Namespace) -> dict
             goaway += given.goaway
             requests.post(f"{gateway['control']}/goaway", timeout=30).raise_for_status()
         progress: dict[str, Any] = api.get("/campaigns/bench/progress")
-        if progress["done"] >= given.users or progress["state"] in {"done", "cancelled", "revoked"}:
+        if progress["done"] >= given.users or progress["state"] in ENDED:
             return progress
         if (seconds := time.monotonic() - began) > given.limit:
             print(f"given up after {seconds:.0f} s: {progress['state']}, {progress['done']:,} done")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from enum import Enum
 from http import HTTPStatus
-from typing import NamedTuple
 
 from aggregator.sinks.base import Fate
+from aggregator.sinks.push_verdicts import Meaning, Meanings
 
 
 class Concern(Enum):
@@ -28,13 +28,6 @@ class Concern(Enum):
     """Everything, for now."""
 
 
-class Meaning(NamedTuple):
-    """``dead``: the token is reported as feedback."""
-
-    concern: Concern
-    dead: bool = False
-
-
 _DEVICE, _NOTIFICATION = Meaning(Concern.DEVICE), Meaning(Concern.NOTIFICATION)
 _DEAD, _TOPIC, _TOKEN = Meaning(Concern.DEVICE, dead=True), Meaning(Concern.TOPIC), Meaning(Concern.TOKEN)
 _EVERYTHING, _BUSY, _THROTTLED = (
@@ -44,7 +37,7 @@ _EVERYTHING, _BUSY, _THROTTLED = (
 )
 
 #: All reasons that Apple documents.
-REASONS: dict[str, Meaning] = {
+REASONS: dict[str, Meaning[Concern]] = {
     "BadCollapseId": _NOTIFICATION,
     "BadDeviceToken": _DEAD,
     "BadExpirationDate": _NOTIFICATION,
@@ -80,7 +73,7 @@ REASONS: dict[str, Meaning] = {
     "Shutdown": _BUSY,
 }
 #: For reasons that are new, or missing.
-STATUSES: dict[int, Meaning] = {
+STATUSES: dict[int, Meaning[Concern]] = {
     HTTPStatus.BAD_REQUEST: _NOTIFICATION,
     HTTPStatus.GONE: _DEVICE,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: _NOTIFICATION,
@@ -93,12 +86,4 @@ FATES = {
     Concern.BUSY: Fate.RETRY,
     Concern.THROTTLED: Fate.RETRY,
 }
-
-
-def meaning(reason: str, status: int) -> Meaning:
-    """Return what a reply means, by its status if the reason is unknown."""
-    found = REASONS.get(reason) or STATUSES.get(status)
-    if found is not None:
-        return found
-    # what else is no answer of APNs at all
-    return _BUSY if status >= HTTPStatus.INTERNAL_SERVER_ERROR else _EVERYTHING
+meaning = Meanings(REASONS, STATUSES, busy=_BUSY, foreign=_EVERYTHING).find

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import Enum
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
 from aggregator.sinks.base import Fate
+from aggregator.sinks.push_verdicts import Meaning, Meanings
 
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 
@@ -27,15 +28,8 @@ class Concern(Enum):
     """This push, for a minute at least: the device's quota. Everything, if most say so: the project's."""
 
 
-class Meaning(NamedTuple):
-    """``dead``: the token is reported as feedback."""
-
-    concern: Concern
-    dead: bool = False
-
-
 #: FCM's own codes, and Google's words where FCM has none.
-REASONS: dict[str, Meaning] = {
+REASONS: dict[str, Meaning[Concern]] = {
     # the message, or a malformed token: never a reason to delete one
     "INVALID_ARGUMENT": Meaning(Concern.NOTIFICATION),
     "INVALID_TOKEN": Meaning(Concern.DEVICE),  # ours: the field at fault is the token
@@ -53,7 +47,7 @@ REASONS: dict[str, Meaning] = {
     "DEADLINE_EXCEEDED": Meaning(Concern.BUSY),
 }
 #: For errors that are new, or that no JSON tells.
-STATUSES: dict[int, Meaning] = {
+STATUSES: dict[int, Meaning[Concern]] = {
     HTTPStatus.BAD_REQUEST: Meaning(Concern.NOTIFICATION),
     HTTPStatus.UNAUTHORIZED: Meaning(Concern.TOKEN),
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: Meaning(Concern.NOTIFICATION),
@@ -67,15 +61,7 @@ FATES = {
     Concern.BUSY: Fate.RETRY,
     Concern.QUOTA: Fate.RETRY,
 }
-
-
-def meaning(reason: str, status: int) -> Meaning:
-    """Return what a reply means, by its status if the reason is unknown."""
-    found = REASONS.get(reason) or STATUSES.get(status)
-    if found is not None:
-        return found
-    # what else is no answer of FCM at all
-    return Meaning(Concern.BUSY if status >= HTTPStatus.INTERNAL_SERVER_ERROR else Concern.EVERYTHING)
+meaning = Meanings(REASONS, STATUSES, busy=Meaning(Concern.BUSY), foreign=Meaning(Concern.EVERYTHING)).find
 
 
 def reason_of(body: bytes, status: int) -> tuple[str, str]:

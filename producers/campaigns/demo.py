@@ -17,6 +17,7 @@ from rich.table import Table
 
 from aggregator.clock import sleep
 from aggregator.errors import UnrecoverableError
+from producers.campaigns.answers import ENDED
 from producers.campaigns.stage import Stage
 from producers.cli import run, whole
 
@@ -39,7 +40,6 @@ CAMPAIGN: Final = {
     "quiet": None,
 }
 _TICK, _LINE = 0.5, 2.0
-_ENDS = frozenset({"done", "cancelled", "revoked"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +78,7 @@ def show(users: int, servers: int, latency: str) -> None:
 def watch(console: Console, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Show a campaign until it ends; on a terminal in place, else now and then a line."""
     if not console.is_terminal:
-        while (progress := ask())["state"] not in _ENDS:
+        while (progress := ask())["state"] not in ENDED:
             console.print(headline(progress))
             sleep(_LINE)
         console.print(table(progress))
@@ -87,7 +87,7 @@ def watch(console: Console, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]
         while True:
             progress = ask()
             live.update(table(progress))
-            if progress["state"] in _ENDS:
+            if progress["state"] in ENDED:
                 return progress
             sleep(_TICK)
 
@@ -97,7 +97,7 @@ def headline(progress: dict[str, Any]) -> str:
     rate, eta = progress["rate"], progress["eta_seconds"]
     head = f"{progress['state']}: {progress['done']:,} of {progress['expected']:,}"
     head += f", {rate:,.0f}/s" if rate else ""
-    return head + (f", {eta:.0f} s left" if eta and progress["state"] not in _ENDS else "")
+    return head + (f", {eta:.0f} s left" if eta and progress["state"] not in ENDED else "")
 
 
 def table(progress: dict[str, Any]) -> Group:

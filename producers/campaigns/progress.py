@@ -6,7 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from producers.campaigns.answers import PlatformProgress, Progress, ServerFault, ServerProgress, Wave
+from producers.campaigns.answers import ENDED, PlatformProgress, Progress, ServerFault, ServerProgress, Wave
 from producers.campaigns.model import moment
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def summarise(
     walked, matched, queued = (sum(int(said.get(name) or 0) for said in maps) for name in _SUMS)
     state = state_of([str(said.get("state") or "created") for said in maps], pending)
     expected = max(expected, matched)
-    ended = state in {"done", "cancelled", "revoked"}
+    ended = state in ENDED
     remaining = pending if ended else max(expected - done, pending)
     rate = history.add(now, done)
     wave = _wave(maps, now)
@@ -188,7 +188,7 @@ def _when(item: tuple[str, int]) -> float:
 
 def _eta(state: State, remaining: int, rate: float | None, opens_in: Sequence[float]) -> float | None:
     """Return the seconds to go; the last window has to open first, whatever the rate."""
-    if state in {"done", "cancelled", "revoked"}:
+    if state in ENDED:
         return 0.0
     if state not in {"running", "sending"}:
         return None

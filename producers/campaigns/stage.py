@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import requests
 
 from aggregator.clock import SYSTEM_CLOCK, sleep
 from aggregator.errors import UnrecoverableError
+from producers.network import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -237,13 +237,6 @@ class Api:
         if not answer.ok:
             raise UnrecoverableError(f"the API answers {answer.status_code}: {answer.text[:1000]}")
         return answer.json()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def _inherited(more: Mapping[str, str] | None) -> dict[str, str]:

@@ -16,9 +16,9 @@ import psutil
 import pytest
 import trustme
 
+from producers.network import free_port
 from tests.elasticsearch_proxy import JSON, proxy
 from tests.relay import relay
-from tests.servers.base import free_port
 
 pytestmark = [
     pytest.mark.integration,

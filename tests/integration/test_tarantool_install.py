@@ -10,7 +10,8 @@ import pytest
 from aggregator.errors import TarantoolError, TarantoolUnavailableError
 from consumers.install import install, main
 from consumers.lua import VERSIONS, sources
-from tests.servers.base import free_port, program
+from producers.network import free_port
+from tests.servers.base import program
 from tests.servers.local import LocalHost, new_folder
 from tests.servers.tarantool import PASSWORD, Tarantool
 

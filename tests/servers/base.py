@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import shutil
-import socket
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -168,23 +166,6 @@ def wait_for(
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {timeout:g} s for {what}\n{detail()}".rstrip())
         time.sleep(interval)
-
-
-def free_port() -> int:
-    """Return a free TCP port of the loopback interface.
-
-    Below the range from which systems choose ports of outgoing connections: a server that restarts
-    must find its port free again.
-    """
-    for _ in range(1000):
-        port = random.randint(12000, 31999)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise Unavailable("no free port between 12000 and 31999")
 
 
 def program(*names: str) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from tests.servers.base import Remote, Server, Unavailable, free_port
+from producers.network import free_port
+from tests.servers.base import Remote, Server, Unavailable
 from tests.servers.local import LocalHost, new_folder
 
 if TYPE_CHECKING:

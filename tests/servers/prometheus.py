@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from tests.servers.base import Server, free_port, program, wait_for
+from producers.network import free_port
+from tests.servers.base import Server, program, wait_for
 from tests.servers.local import LocalHost, new_folder
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.connection import Connection
 
-from tests.servers.base import Remote, Server, Unavailable, free_port, program
+from producers.network import free_port
+from tests.servers.base import Remote, Server, Unavailable, program
 from tests.servers.local import LocalHost, cache_folder, new_folder
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import os
 import socket
 from urllib.parse import urlsplit
 
-from tests.servers.base import Remote, Server, Unavailable, free_port, program
+from producers.network import free_port
+from tests.servers.base import Remote, Server, Unavailable, program
 from tests.servers.local import LocalHost, new_folder
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from consumers.tarantool import Tarantool as Client
-from tests.servers.base import Remote, Server, free_port, program
+from producers.network import free_port
+from tests.servers.base import Remote, Server, program
 from tests.servers.local import LocalHost, new_folder
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 import requests
 
-from tests.servers.base import Remote, Server, Unavailable, free_port
+from producers.network import free_port
+from tests.servers.base import Remote, Server, Unavailable
 from tests.servers.local import LocalHost, cache_folder, new_folder
 
 #: Towards the server, and from it.
