@@ -69,7 +69,9 @@ class PushContract(SinkContract):
 
     @pytest.fixture
     def sink_factory(self, gateway: Any, names: dict[str, str]) -> Callable[[], Sink]:
-        return lambda: Addressed(from_url(gateway.sink_url(**self.options)), self.platform, names)
+        # thousands of pushes to a simulator in Python on a busy machine: nobody may be given up
+        options = {"timeout": "60s", **self.options}
+        return lambda: Addressed(from_url(gateway.sink_url(**options)), self.platform, names)
 
     @pytest.fixture
     def read_back(self, gateway: Any, names: dict[str, str]) -> Callable[[], list[tuple[Any, Any]]]:
