@@ -70,6 +70,7 @@ def make_pipeline(
         closed=ClosedKeys(route.closed_keys, route.closed_for or inf),
         late=route.late,
         most_groups=route.max_groups or inf,
+        partitioned=route.partitions is not None,
         clock=clock,
     )
 

@@ -277,8 +277,8 @@ class Buffer:
             self._complete(group, Trigger.FORCED, now)
         return len(groups)
 
-    def relieve(self, deliveries: int, size: int, now: float) -> None:
-        """Complete the oldest groups until this many deliveries and bytes are freed.
+    def relieve(self, deliveries: int, size: int, now: float, link: Link | None = None) -> None:
+        """Complete the oldest groups until this many deliveries and bytes are freed; those of a link alone.
 
         Those that look like what a crash has left of a group go first: they wait in vain.
         """
@@ -286,7 +286,8 @@ class Buffer:
         for group in sorted(self._groups.values(), key=_waits_for_more):
             if self.held <= keep and self.bytes <= keep_bytes:
                 return
-            self._complete(group, Trigger.PRESSURE, now)
+            if link is None or any(delivery.link is link for delivery in group.deliveries):
+                self._complete(group, Trigger.PRESSURE, now)
 
     def shut(self, now: float, *, give_back_keyed: bool) -> list[Delivery]:
         """Complete all groups; return the members of keyed ones where those are to be given back."""

@@ -18,6 +18,7 @@ from aggregator.correlation import shown
 from aggregator.entities import described, notes
 from aggregator.importing import name_of
 from aggregator.masking import SecretUrl
+from aggregator.partitioning import EXCHANGE_TYPE, partition_name
 from aggregator.rules import duration, fillable_groups, hold, hold_seconds, size_text
 from aggregator.sinks.base import Sink
 
@@ -98,10 +99,15 @@ def check(settings: Settings) -> Report:
 
 def _way(route: Route) -> Iterator[tuple[str, str]]:
     workers = f"{route.workers} worker{'s' * (route.workers > 1)} x prefetch {route.prefetch}"
-    named = f"tubes {', '.join(route.tubes)}" if route.from_tubes else f"queue {route.queue!r}"
+    kind = "exchange" if route.partitions else "queue"
+    named = f"tubes {', '.join(route.tubes)}" if route.from_tubes else f"{kind} {route.queue!r}"
     yield "from", f"{route.broker} {named}, {workers}"
     if route.entity is not None:
         yield "declared as", described(route.entity)
+    if route.partitions:
+        first, last = (partition_name(route.queue, number) for number in (0, route.partitions - 1))
+        queues = f"{route.partitions} quorum queues {first!r} to {last!r}"
+        yield "declared as", f"exchange {route.queue!r} ({EXCHANGE_TYPE}) over {queues}"
     yield "grouped by", shown(route.correlate) if route.correlate else "nothing: all messages are one group"
     yield "complete at", _completion(route)
     if route.aggregate != "documents":

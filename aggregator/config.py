@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 AMQP_WORKERS = 5
 LEAST_PREFETCH = 10
 """A worker's prefetch is never derived smaller: small groups must not mean idle round trips."""
+PARTITION_PREFETCH = 500
+"""The same for a partition, whose own keys have to fit."""
 KEYED_REQUEST_ITEMS = 1000
 KEYED_LINGER = 0.005
 
@@ -174,7 +176,8 @@ def _complete(name: str, options: RouteOptions, entity: Any = None) -> Route:
     values: dict[str, Any] = dict(options)
     keyed = options.correlate is not None
     broker = options.broker.get_secret_value()
-    workers = (options.workers or (AMQP_WORKERS if is_amqp(broker) else 1)) * _servers(broker)
+    workers = options.workers or options.partitions or (AMQP_WORKERS if is_amqp(broker) else 1)
+    workers *= _servers(broker)
     pushes = options.aggregate == "push"
     if pushes and is_tarantool(broker) and "size" not in options.model_fields_set:
         values["size"] = 1  # a task is a bulk already
@@ -183,6 +186,8 @@ def _complete(name: str, options: RouteOptions, entity: Any = None) -> Route:
     linger = options.linger if options.linger is not None else (KEYED_LINGER if keyed else 0.0)
     # every flush thread busy with a group, one complete and waiting, one being filled
     total = size * (options.concurrency + 2)
-    prefetch = options.prefetch or min(max(ceil(total / workers), LEAST_PREFETCH), MAX_PREFETCH)
+    # all members of a key come over one partition
+    least = max(size, PARTITION_PREFETCH) if options.partitions else LEAST_PREFETCH
+    prefetch = options.prefetch or min(max(ceil(total / workers), least), MAX_PREFETCH)
     values |= {"workers": workers, "prefetch": prefetch, "request_items": items, "linger": linger}
     return Route.model_construct(name=name, entity=entity, **values)

@@ -41,6 +41,11 @@ class Link(Protocol):
     alive: bool
 
     @property
+    def unsettled(self) -> int:
+        """How many deliveries the broker still counts as this link's. Any thread may ask."""
+        ...
+
+    @property
     def unsent(self) -> bool:
         """Whether settlements were asked for that were not sent yet. Any thread may ask."""
         ...

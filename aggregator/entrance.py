@@ -35,7 +35,8 @@ class Entrance:
 
     ``capacity``: over how many in all, once they are open; ``linked``: when one came or went (monotonic
     seconds). ``most_bytes``: bodies in memory, before nothing more is read. ``aggregated``: a complete
-    group becomes one item, not one for each message.
+    group becomes one item, not one for each message. ``partitioned``: each link has keys of its own, so
+    that one which is full waits for itself alone.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Entrance:
         metrics: RouteMetrics,
         most_bytes: int,
         aggregated: bool,
+        partitioned: bool = False,
     ) -> None:
         self._intake = intake
         self._ledger = ledger
@@ -60,6 +62,7 @@ class Entrance:
         self._metrics = metrics
         self._most_bytes = most_bytes
         self._aggregated = aggregated
+        self._partitioned = partitioned
         self.links: dict[Link, int] = {}
         self.capacity = 0
         self.linked = -inf
@@ -121,7 +124,9 @@ class Entrance:
     def relieve(self, now: float) -> None:
         """Complete the oldest groups where waiting longer would be waiting for ever."""
         if self.relief_at() <= now:
-            self._buffer.relieve(max(1, sum(self.links.values()) // RELIEF), 0, now)
+            full = self._full_link()
+            capacity = self.links[full] if full else sum(self.links.values())
+            self._buffer.relieve(max(1, capacity // RELIEF), 0, now, full)
         if self._buffer.bytes and not self.has_room:
             enough = max(1, self._most_bytes // RELIEF)
             if self._outbox.bytes < enough:
@@ -129,10 +134,20 @@ class Entrance:
 
     def relief_at(self) -> float:
         """Return since when all that the broker will send is held, and nothing is under way; ``inf`` else."""
+        if self._full_link() is not None:
+            return -inf
         held, capacity = self._buffer.held, sum(self.links.values())
         if not held or self._outbox.pending or not held + self._dead_letters.pending >= capacity > 0:
             return inf
         return -inf if capacity >= self.capacity else self.linked + CONNECTING_SECONDS
+
+    def _full_link(self) -> Link | None:
+        """Return a link of a partition over which nothing more comes unless one of its groups goes."""
+        if self._partitioned and not self._outbox.pending and self._buffer.held:
+            for link, prefetch in self.links.items():
+                if link.unsettled >= prefetch and not link.unsent:
+                    return link
+        return None
 
     def dispatch(self, now: float) -> None:
         """Make items of the batches that are complete and hand them to the outbox."""

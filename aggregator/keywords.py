@@ -43,6 +43,7 @@ class RouteKeywords(TypedDict, total=False):
     late: Literal["new", "alone", "dead-letter"]
     keyed_at_shutdown: Literal["give-back", "write"]
     max_groups: int | None
+    partitions: int | None
     on_missing_key: str
     id: Key | Source | None
     aggregate: str | AggregateFunction

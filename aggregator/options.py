@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 MAX_PREFETCH = 65_535
 """Prefetch is 16 bits on the wire."""
+MAX_PARTITIONS = 256
+"""Each is a queue, and a thread and a connection of each instance."""
 MAX_NAME_BYTES = 255
 """AMQP's limit on the name of a queue or an exchange, in bytes of UTF-8."""
 
@@ -314,6 +316,15 @@ class Grouping(Options):
         " are joined by ' + '",
         "EXPRESSION",
         unset="all are one group",
+    )
+    partitions: Annotated[Count | None, Unset] = option(
+        None,
+        "queues that RabbitMQ spreads the keys over, each consumed by one instance at a time; queue names"
+        " their exchange (docs/partitions.md)",
+        "N",
+        unset="off",
+        ge=2,
+        le=MAX_PARTITIONS,
     )
     on_missing_key: Missing = option(
         "dead-letter", "what becomes of a message without a key: refused, or key:TEXT", "WHAT"

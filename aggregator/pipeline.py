@@ -98,6 +98,7 @@ class Pipeline:
         closed: ClosedKeys | None = None,
         late: str = LATE_NEW,
         most_groups: float = inf,
+        partitioned: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.name = name
@@ -155,6 +156,7 @@ class Pipeline:
             metrics=metrics,
             most_bytes=limits.held_bytes,
             aggregated=aggregation is not None,
+            partitioned=partitioned,
         )
         #: what the last batches tell of themselves
         self.history = self._settler.history

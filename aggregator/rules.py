@@ -13,6 +13,7 @@ from aggregator.correlation import shown
 from aggregator.errors import ConfigurationError
 from aggregator.masking import masked
 from aggregator.options import MAX_NAME_BYTES, MAX_PREFETCH
+from aggregator.partitioning import HELP, hash_arguments
 from aggregator.sinks import from_url
 from aggregator.standing import PATIENCE
 from aggregator.units import format_duration
@@ -132,6 +133,7 @@ def route_faults(route: Route, label: Callable[[str], str]) -> Iterator[Configur
         *_encryption(route),
         *_names(route),
         *_window(route),
+        *_partitions(route),
         *_times(route),
         *_isolation(route),
         *_sentinel(route),
@@ -162,10 +164,10 @@ def process_faults(
     if processes == 1:
         return
     for name, route in routes.items():
-        if route.correlate is not None:
+        if route.correlate is not None and route.partitions is None:
             problem = (
                 f"with {processes} processes the messages of one key would gather in several of them;"
-                " set processes to 1, or remove correlate"
+                " set processes to 1 or partitions, or remove correlate"
             )
             yield ConfigurationError(label(name, "correlate"), problem)
         elif route.sentinel is not None:
@@ -236,6 +238,9 @@ def _names(route: Route) -> Iterator[tuple[str, str]]:
 def _window(route: Route) -> Iterator[tuple[str, str]]:
     total = route.workers * route.prefetch
     if route.size is None or route.size <= total:
+        if route.partitions and (route.size or 0) > route.prefetch:
+            problem = f"{route.prefetch} messages never fill a group of {route.size}"
+            yield "prefetch", f"{problem}, all of one partition; at least {route.size} is needed"
         return
     sums = (
         f"{route.workers} x prefetch {route.prefetch} = {total} messages never fill a group of {route.size}"
@@ -246,6 +251,23 @@ def _window(route: Route) -> Iterator[tuple[str, str]]:
     else:
         workers = ceil(route.size / MAX_PREFETCH)
         yield "size", f"{sums}; at least {workers} workers are needed, or a size of {total} at most"
+
+
+def _partitions(route: Route) -> Iterator[tuple[str, str]]:
+    if route.partitions is None:
+        return
+    if not route.amqp:
+        yield "partitions", "keys are spread by RabbitMQ's consistent-hash exchange; amqp:// is needed"
+    if route.entity is not None:
+        yield "queue", "with partitions the queues are declared here; a name is needed"
+    if route.correlate is None:
+        yield "partitions", "without keys instances share one queue as it is; set correlate, or remove it"
+    elif hash_arguments(route.correlate) is None:
+        problem = f"{shown(route.correlate)} is nothing that the broker can spread keys by; {HELP} is needed"
+        yield "correlate", f"{problem} with partitions"
+    if route.workers != route.partitions:
+        problem = f"each of {route.partitions} partitions has a worker of its own"
+        yield "workers", f"{route.workers}, but {problem}; remove it"
 
 
 def _isolation(route: Route) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from consumers.connecting import Broker
 from consumers.dead_letters import DeadLetters
 from consumers.inspector import BrokerInspector
+from consumers.partitions import partition
 from consumers.source import EPOCHS
 from consumers.worker import Worker
 
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class BrokerSource:
-    """A queue, declared as ``route.entity`` says or taken as it stands; refused messages are published."""
+    """A queue, declared as ``route.entity`` says or taken as it stands, or the partitions of one.
+
+    Refused messages are published.
+    """
 
     def __init__(
         self, route: Route, *, heartbeat: float, on_dead_lettered: Callable[[Sequence[Refused]], None]
@@ -36,7 +40,9 @@ class BrokerSource:
         self.queue = route.queue
         self.heartbeat = heartbeat
         self.watched = broker.amqp
-        self.inspector = BrokerInspector(broker, route.queue)
+        self._partitions = [partition(route, number) for number in range(route.partitions or 0)]
+        queues = [queue.name for queue in self._partitions] or [route.queue]
+        self.inspector = BrokerInspector(broker, *queues)
         self.dead_letters = DeadLetters(
             broker.url,
             route.queue,
@@ -51,15 +57,16 @@ class BrokerSource:
     def worker(
         self, number: int, pipeline: Pipeline, *, prefetch: int, metrics: RouteMetrics, clock: Clock
     ) -> Worker:
-        """Return a worker with a connection of its own."""
+        """Return a worker with a connection of its own; of partitions each has one."""
+        entity = self._partitions[number - 1] if self._partitions else self._entity
         return Worker(
             self._broker,
-            self.queue,
+            entity.name if self._partitions else self.queue,
             pipeline,
             prefetch=prefetch,
             name=f"{pipeline.name}-{number}",
             epochs=EPOCHS,
             metrics=metrics,
-            entity=self._entity,
+            entity=entity,
             clock=clock,
         )

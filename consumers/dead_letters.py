@@ -259,7 +259,8 @@ class DeadLetters:
     def _message(self, letter: _Letter) -> Any:
         return dead_letter(
             letter.refused,
-            queue=self.queue,
+            # of several partitions its own
+            queue=getattr(letter.refused.delivery.link, "queue", "") or self.queue,
             exchange=self.exchange,
             routing_key=self.routing_key,
             frame_max=self._publisher.frame_max,

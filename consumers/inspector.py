@@ -19,11 +19,14 @@ ANSWER_SECONDS = 2.0
 
 
 class BrokerInspector:
-    """Asks the broker about one queue; one thread owns it, nothing it meets is an error."""
+    """Asks the broker about these queues, as if they were one; nothing it meets is an error.
 
-    def __init__(self, broker: Broker, queue: str) -> None:
+    One thread owns it.
+    """
+
+    def __init__(self, broker: Broker, *queues: str) -> None:
         self._broker = broker
-        self._queue = queue
+        self._queues = queues
         self._connection: Any = None
 
     def status(self) -> QueueStatus | None:
@@ -40,8 +43,9 @@ class BrokerInspector:
                 if socket is not None:
                     socket.settimeout(ANSWER_SECONDS)
             channel = self._connection.default_channel
-            _, messages, consumers = channel.queue_declare(self._queue, passive=True)
-            return QueueStatus(messages or 0, consumers or 0, {"ready": messages or 0})
+            told = [channel.queue_declare(queue, passive=True) for queue in self._queues]
+            messages = sum(messages or 0 for _, messages, _ in told)
+            return QueueStatus(messages, sum(consumers or 0 for *_, consumers in told), {"ready": messages})
         except ChannelError as exc:
             self.close()
             # on kombu's Redis an empty queue is none

@@ -24,16 +24,24 @@ HOLD_SECONDS = 0.02
 
 
 class ChannelLink:
-    """A link over a kombu channel; ``epoch`` is unique in the process.
+    """A link over a kombu channel, for one ``queue``; ``epoch`` is unique in the process.
 
     ``wake`` has to bring the owner back from its wait, from any thread. ``multiple``: whether the
     channel's ack settles all lower tags when asked to.
     """
 
     def __init__(
-        self, channel: Any, epoch: int, *, multiple: bool, wake: Callable[[], None], clock: Clock
+        self,
+        channel: Any,
+        epoch: int,
+        *,
+        multiple: bool,
+        wake: Callable[[], None],
+        clock: Clock,
+        queue: str = "",
     ) -> None:
         self.epoch = epoch
+        self.queue = queue
         self.alive = True
         self.wake = wake
         self._channel = channel

@@ -18,6 +18,7 @@ from kombu.entity import Queue
 from kombu.mixins import ConsumerMixin
 
 from aggregator.clock import SYSTEM_CLOCK
+from aggregator.entities import arguments
 from aggregator.errors import UnrecoverableError
 from aggregator.intake import delivered_before
 from consumers.declaring import declare_queue, ensure_queue
@@ -88,7 +89,8 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wakes = select.poll()
         self._wakes.register(self._wake_read, select.POLLIN)
-        self._sifts = True
+        # a queue with a single active consumer knows no get
+        self._sifts = entity is None or not arguments(entity).get("x-single-active-consumer")
         self._link: Any = None
         self._socket: Any = None
         self.losses = (*self.connection.connection_errors, *self.connection.channel_errors)
@@ -176,6 +178,7 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
             # a transport that polls may have a way of its own to end its wait
             wake=getattr(self._established, "wake", self.wake),
             clock=self._clock,
+            queue=self.queue,
         )
         if self._amqp:
             channel.auto_decode = False  # it would run any codec that a publisher names
@@ -194,8 +197,8 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
         if self._leaves:
             return []  # what would be pushed now would only be given back
         # x-priority and its like
-        arguments = getattr(self._entity, "consumer_arguments", None)
-        queue = Queue(self.queue, no_declare=True, consumer_arguments=arguments)
+        priority = getattr(self._entity, "consumer_arguments", None)
+        queue = Queue(self.queue, no_declare=True, consumer_arguments=priority)
         return [
             Consumer(
                 queues=[queue],

@@ -102,6 +102,11 @@ class QueueLink:
         self._asked: deque[tuple[Delivery, Settlement]] = deque()
 
     @property
+    def unsettled(self) -> int:
+        """How many messages the broker waits for."""
+        return len(self.channel.unacked)
+
+    @property
     def unsent(self) -> bool:
         """Whether its owner has something to send."""
         return bool(self._asked)

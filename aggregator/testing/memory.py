@@ -21,6 +21,7 @@ class MemoryLink:
         self.alive = True
         self.settled: list[tuple[Delivery, Settlement]] = []
         self.tags = count(1)
+        self.unsettled = 0
         self.unsent = False
 
     def settle(self, deliveries: Sequence[Delivery], how: Settlement) -> None:

@@ -381,3 +381,30 @@ def test_keys_of_one_route_of_a_file(tmp_path):
     path.write_text("processes = 2\n[routes.a]\nqueue = 'a'\n[routes.b]\nqueue = 'b'\ncorrelate = 'type'\n")
     (line,) = faults(["--config", str(path)])
     assert line.startswith("routes.b.correlate: with 2 processes")
+
+
+KEYED = (*AMQP, "--correlate", "header:user", "--partitions", "8")
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--partitions", "1"], "--partitions: '1' is too small; at least 2 is needed"),
+        (["--partitions", "257"], "--partitions: '257' is too large; at most 256 is needed"),
+        (["--partitions", "8", "--correlate", "header:user"], "--partitions: keys are spread by RabbitMQ's"),
+        ([*AMQP, "--partitions", "8"], "--partitions: without keys instances share one queue as it is"),
+        ([*KEYED, "--correlate", "/user/id"], "--correlate: /user/id is nothing that the broker can spread"),
+        ([*KEYED, "--correlate", "header:a + header:b"], "--correlate: header:a + header:b is nothing"),
+        ([*KEYED, "--correlate", "type"], "--correlate: type is nothing that the broker can spread keys by"),
+        ([*KEYED, "--workers", "5"], "--workers: 5, but each of 8 partitions has a worker of its own"),
+        ([*KEYED, "--size", "100", "--prefetch", "99"], "--prefetch: 99 messages never fill a group of 100"),
+    ],
+)  # fmt: skip
+def test_partitions(argv, line):
+    assert any(fault.startswith(line) for fault in faults(argv)), faults(argv)
+
+
+def test_partitions_have_a_worker_each_and_allow_processes():
+    settings = load([*KEYED, "--processes", "3"], broker_fault=broker_fault)
+    route = settings.routes["default"]
+    assert (route.workers, route.prefetch) == (8, 1000)
