@@ -19,14 +19,18 @@ import threading
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import orjson
 
 from aggregator.partitioning import partition_name
 from consumers.publisher import Outgoing, Publisher
 from tests.servers import Fleet
+from tests.servers.base import wait_for
 from tests.service import channel_of
+
+if TYPE_CHECKING:
+    from tests.servers import RabbitMQ
 
 SINK = """
 import os, time
@@ -86,6 +90,15 @@ def start(url: str, exchange: str, partitions: int, folder: Path) -> subprocess.
     return subprocess.Popen([sys.executable, "-m", "aggregator.consume", *flags], env=environment)
 
 
+def wait_consumers(rabbit: RabbitMQ, partitions: int, instances: int) -> None:
+    """Wait until so many instances consume every partition; a declaration counts the active ones alone."""
+
+    def there() -> bool:
+        return len(rabbit.ctl("list_consumers", "queue_name").splitlines()) > partitions * instances
+
+    wait_for(there, f"{instances} instances", timeout=120)
+
+
 def writes(folder: Path) -> dict[int, list[tuple[float, int]]]:
     """Return for each key when it was written, and by which process, in order."""
     found = defaultdict(list)
@@ -128,13 +141,14 @@ def main() -> int:
     exchange = "benchmark"
     running: list[subprocess.Popen[bytes]] = []
     try:
-        url = fleet.get("rabbitmq4").url
+        rabbit = fleet.get("rabbitmq4")
+        url = rabbit.url
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "notes").mkdir()
             (folder / "noting.py").write_text(SINK)
             running += [start(url, exchange, given.partitions, folder) for _ in range(3)]
-            time.sleep(SECONDS)
+            wait_consumers(rabbit, given.partitions, 3)
             with Load(url, exchange, given.keys) as load:
                 time.sleep(SECONDS)
                 print(f"keys by instance: {homes(folder)}", flush=True)
@@ -144,6 +158,7 @@ def main() -> int:
                 told("SIGKILL of one of three", folder, since)
                 since = time.time()
                 running.append(start(url, exchange, given.partitions, folder))
+                wait_consumers(rabbit, given.partitions, 3)
                 time.sleep(SECONDS)
                 told("a third one comes", folder, since)
                 print(f"keys by instance: {homes(folder)}", flush=True)

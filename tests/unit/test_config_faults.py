@@ -353,7 +353,7 @@ def test_looking_at_settings_leaves_nothing_behind(monkeypatch, tmp_path):
             [*AMQP, "--processes", "4", "--correlate", "type"],
             (
                 "--correlate: with 4 processes the messages of one key would gather in several of them;"
-                " set processes to 1, or remove correlate"
+                " set processes to 1 or partitions, or remove correlate"
             ),
         ),
         (
