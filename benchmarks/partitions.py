@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from tests.servers import RabbitMQ
 
 SINK = """
-import os, time
-def write(documents):
+import json, os, time
+def write(request):
     now = time.time()
     with open(f"{os.environ['NOTES']}/{os.getpid()}", "a") as file:
-        file.writelines(f"{now} {document.source['key']}\\n" for document in documents)
+        file.writelines(f"{now} {json.loads(item.document)['key']}\\n" for item in request)
 """
 SECONDS = 12.0
 
