@@ -110,7 +110,7 @@ lock: $(VENV)/.made ## Renew constraints.txt: the newest versions that fit pypro
 
 .PHONY: clean
 clean: ## Remove .venv and everything else that was made here.
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist tests/servers/elasticsearch/target \
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist tests/servers/{elasticsearch,opensearch}/target \
 		tests/faults/build benchmarks/build benchmarks/peers/*/target
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

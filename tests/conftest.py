@@ -30,7 +30,7 @@ from tests.servers.rabbitmq import rabbitmq4 as make_rabbitmq4
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-    from tests.servers import Redis, Server, Tarantool, Toxiproxy
+    from tests.servers import OpenSearch, Redis, Server, Tarantool, Toxiproxy
 
 # pytest --hypothesis-profile=quick; without deadlines, as they would measure the machine
 settings.register_profile("default", deadline=None)
@@ -136,6 +136,12 @@ def rabbitmq4(fleet: Fleet) -> Iterator[RabbitMQ]:
 def elasticsearch(fleet: Fleet) -> Iterator[Elasticsearch]:
     """Elasticsearch 9."""
     yield from _healthy(fleet, "elasticsearch")
+
+
+@pytest.fixture
+def opensearch(fleet: Fleet) -> Iterator[OpenSearch]:
+    """OpenSearch 3."""
+    yield from _healthy(fleet, "opensearch")
 
 
 @pytest.fixture

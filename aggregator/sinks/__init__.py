@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 SCHEMES = {
     "elasticsearch+http": "elasticsearch",
     "elasticsearch+https": "elasticsearch",
+    "opensearch+http": "opensearch",
+    "opensearch+https": "opensearch",
+    "webhook+http": "webhook",
+    "webhook+https": "webhook",
+    "exchange+amqp": "exchange",
+    "exchange+amqps": "exchange",
     "sqlite": "sqlite",
     "jsonl": "jsonl",
     "function": "function",

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from aggregator.delivery import Item
     from aggregator.sinks.base import Verdict
+    from aggregator.sinks.elasticsearch_client import BulkConnection
 
 
 def from_url(url: SplitResult) -> ElasticsearchSink:
@@ -64,7 +65,7 @@ class ElasticsearchSink:
     def __init__(self, settings: Settings) -> None:
         options = settings.options
         self._settings = settings
-        self._connection: Connection | None = None
+        self._connection: BulkConnection | None = None
         self._actions = Actions(settings.op, settings.index_of, settings.version, settings.routing)
         self._rules = Rules(
             op=settings.op,
@@ -85,13 +86,17 @@ class ElasticsearchSink:
     def open(self) -> None:
         """Connect anew, with credentials and certificates as they are now, and probe."""
         self.close()
-        connection = Connection(self._settings)
+        connection = self._connect()
         try:
             probe(connection, self._settings)
         except BaseException:
             connection.close()
             raise
         self._connection = connection
+
+    def _connect(self) -> BulkConnection:
+        """Return a new client."""
+        return Connection(self._settings)
 
     def write(self, items: Sequence[Item]) -> Sequence[Verdict] | None:
         """Write ``items`` in one request; see :meth:`aggregator.sinks.base.Sink.write`."""

@@ -10,7 +10,7 @@ import ssl
 import warnings
 from dataclasses import dataclass
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aggregator.errors import ConfigurationError, SinkBlockedError, SinkError, SinkUnavailableError
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from aggregator.sinks.elasticsearch_options import Settings
 
 _LONGEST_WORDS = 200
-_JSON = {"accept": "application/json"}
-_JSON_BODY = {"accept": "application/json", "content-type": "application/json"}
-_NDJSON = {"accept": "application/json", "content-type": "application/x-ndjson"}
+JSON = {"accept": "application/json"}
+JSON_BODY = {"accept": "application/json", "content-type": "application/json"}
+NDJSON = {"accept": "application/json", "content-type": "application/x-ndjson"}
 _TLS_BROKEN_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
@@ -35,6 +35,29 @@ class Reply:
 
     status: int
     body: Any
+
+
+class BulkConnection(Protocol):
+    """What the sink and its probe ask of a client; ``product`` and its ``oldest`` version that works."""
+
+    product: str
+    oldest: int
+
+    def bulk(self, path: str, body: bytes, params: Mapping[str, Any]) -> Reply:
+        """Send a bulk request, once; raises ``SinkError`` where there is no answer."""
+        ...
+
+    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Reply:
+        """Ask for ``path``, one host after the other; raises ``SinkError`` where none answers."""
+        ...
+
+    def post(self, path: str, body: bytes) -> Reply:
+        """Ask with a body in JSON; the same as :meth:`get`."""
+        ...
+
+    def close(self) -> None:
+        """Close all connections."""
+        ...
 
 
 def require_client() -> None:
@@ -53,6 +76,9 @@ class Connection:
     Raises ``SinkBlockedError`` where credentials cannot be read any more.
     """
 
+    #: What answers, and the oldest of it that is known to work.
+    product, oldest = "Elasticsearch", 8
+
     def __init__(self, settings: Settings) -> None:
         _keep_quiet()
         self._hosts = ", ".join(settings.urls)
@@ -65,15 +91,15 @@ class Connection:
 
     def bulk(self, path: str, body: bytes, params: Mapping[str, Any]) -> Reply:
         """Send a bulk request, once; raises ``SinkError`` where there is no answer."""
-        return self._perform(self._client, "POST", path, headers=_NDJSON, params=params, body=body)
+        return self._perform(self._client, "POST", path, headers=NDJSON, params=params, body=body)
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Reply:
         """Ask for ``path``, one host after the other; raises ``SinkError`` where none answers."""
-        return self._perform(self._asking, "GET", path, headers=_JSON, params=params)
+        return self._perform(self._asking, "GET", path, headers=JSON, params=params)
 
     def post(self, path: str, body: bytes) -> Reply:
         """Ask with a body in JSON; the same as :meth:`get`."""
-        return self._perform(self._asking, "POST", path, headers=_JSON_BODY, body=body)
+        return self._perform(self._asking, "POST", path, headers=JSON_BODY, body=body)
 
     def close(self) -> None:
         """Close all connections."""
@@ -104,7 +130,7 @@ class Connection:
             return Reply(exc.meta.status, exc.body)
         except TransportError as exc:
             fault = self._fault(exc)
-            _let_go(exc)
+            let_go(exc)
         else:
             return Reply(answer.meta.status, answer.body)
         try:
@@ -126,7 +152,7 @@ class Connection:
         return SinkUnavailableError(f"no answer from {self._hosts}: {words}")
 
 
-def _let_go(exc: BaseException) -> None:
+def let_go(exc: BaseException) -> None:
     """Empty the frames that an exception came through: they hold the body, in a circle with it.
 
     While a sink is away nothing else is made that would have the collector look for circles: each

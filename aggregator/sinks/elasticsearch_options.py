@@ -6,7 +6,6 @@ that is secret is ever part of an error's text.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from aggregator.correlation import compile_expression
 from aggregator.errors import ConfigurationError
 from aggregator.sinks.elasticsearch_index import AllowedIndex, compile_pattern, name_fault
-from aggregator.sinks.url_options import check_ca, fault, read_pairs, validate
+from aggregator.sinks.url_options import Secret, check_ca, fault, read_pairs, read_secret, validate
 from aggregator.units import Duration, Size
 
 if TYPE_CHECKING:
@@ -62,40 +61,6 @@ class Options(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Secret:
-    """Where a secret is kept; read anew at each use, so that it may be changed while we run."""
-
-    option: str
-    variable: str | None
-    file: Path | None
-    text: str = ""
-
-    def read(self) -> str:
-        """Return the secret. Raises ``ConfigurationError`` for the field ``sink`` if it is absent."""
-        if self.variable:
-            secret = os.environ.get(self.variable, "").strip()
-            where = f"{self.option}_env: the environment has no variable {self.variable}, or it is empty"
-        elif self.file:
-            secret, where = _content(self.file, f"{self.option}_file")
-        else:
-            return self.text
-        if not secret:
-            raise ConfigurationError("sink", where)
-        return secret
-
-    def __repr__(self) -> str:
-        return f"Secret({self.option})"
-
-
-def _content(file: Path, option: str) -> tuple[str, str]:
-    try:
-        return file.read_text(encoding="utf-8").strip(), f"{option}: {file} is empty"
-    except (OSError, UnicodeDecodeError) as exc:
-        words = exc.strerror if isinstance(exc, OSError) else "it is no text"
-        raise ConfigurationError("sink", f"{option}: {file} cannot be read: {words}") from None
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
     """All that the sink needs, checked. ``names``: the indices that are known beforehand."""
 
@@ -135,7 +100,7 @@ def read_url(url: SplitResult) -> Settings:
     if options.ca:
         check_ca(options.ca)
     user, password, hosts = _authority(url, options)
-    api_key = _secret("api_key", options.api_key_env, options.api_key_file)
+    api_key = read_secret("api_key", options.api_key_env, options.api_key_file)
     if api_key and user:
         raise fault("api_key: either an API key or a user, not both")
     if options.version and options.op == "create":
@@ -176,17 +141,6 @@ def _unknown_option(name: str) -> str:
     return f"{shown}: unknown option; one of {known} is needed"
 
 
-def _secret(option: str, variable: str | None, file: Path | None, text: str = "") -> Secret | None:
-    given = [source for source in (variable, file, text) if source]
-    if not given:
-        return None
-    if len(given) > 1:
-        raise fault(f"{option}: it is given twice; {option}_env or {option}_file, one of them")
-    secret = Secret(option, variable, file, text)
-    secret.read()  # absent: better known now than at the first message
-    return secret
-
-
 def _authority(
     url: SplitResult, options: Options
 ) -> tuple[str | None, Secret | None, tuple[tuple[str, int], ...]]:
@@ -195,7 +149,7 @@ def _authority(
     user, colon, text = credentials.partition(":")
     if (colon or options.password_env or options.password_file) and not user:
         raise fault("the password has no user; write user:password@host")
-    password = _secret("password", options.password_env, options.password_file, unquote(text))
+    password = read_secret("password", options.password_env, options.password_file, unquote(text))
     if user and password is None:
         raise fault(
             "the user has no password; write user:password@host, or use password_file or password_env"

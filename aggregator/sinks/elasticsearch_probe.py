@@ -15,10 +15,9 @@ from aggregator.errors import SinkBlockedError, SinkError, SinkUnavailableError
 from aggregator.sinks.elasticsearch_answer import request_fault
 
 if TYPE_CHECKING:
-    from aggregator.sinks.elasticsearch_client import Connection, Reply
+    from aggregator.sinks.elasticsearch_client import BulkConnection, Reply
     from aggregator.sinks.elasticsearch_options import Settings
 
-OLDEST_SERVER = 8
 _UNKNOWN_THERE = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE)
 _UNASKABLE = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, *_UNKNOWN_THERE)
 _BLOCKS = ("read_only", "read_only_allow_delete", "write")
@@ -27,7 +26,7 @@ _INDEX_PARTS = ",".join(
 )
 
 
-def probe(connection: Connection, settings: Settings) -> None:
+def probe(connection: BulkConnection, settings: Settings) -> None:
     """Raise ``SinkUnavailableError`` or ``SinkBlockedError`` if a write could not work now."""
     _server(connection)
     if settings.user or settings.api_key:
@@ -55,7 +54,7 @@ def _object(reply: Reply) -> dict[str, Any] | None:
     return reply.body
 
 
-def _server(connection: Connection) -> None:
+def _server(connection: BulkConnection) -> None:
     reply = connection.get("/")
     if reply.status == HTTPStatus.BAD_REQUEST:
         raise SinkBlockedError(
@@ -66,15 +65,19 @@ def _server(connection: Connection) -> None:
     body = _object(reply)
     version = body.get("version") if body else None
     number = version.get("number") if isinstance(version, dict) else None
+    product = str(version.get("distribution", "elasticsearch")) if isinstance(version, dict) else None
+    if product and product.lower() != connection.product.lower():
+        raise SinkBlockedError(f"what answers is not {connection.product}")
     if (
         isinstance(number, str)
         and number.partition(".")[0].isdecimal()
-        and int(number.partition(".")[0]) < OLDEST_SERVER
+        and int(number.partition(".")[0]) < connection.oldest
     ):
-        raise SinkBlockedError(f"Elasticsearch {number} is too old; {OLDEST_SERVER} or newer is needed")
+        words = f"{connection.product} {number} is too old; {connection.oldest} or newer is needed"
+        raise SinkBlockedError(words)
 
 
-def _privileges(connection: Connection, settings: Settings) -> None:
+def _privileges(connection: BulkConnection, settings: Settings) -> None:
     if not settings.names:
         return
     wanted = "create_doc" if settings.op == "create" else "index"
@@ -84,14 +87,14 @@ def _privileges(connection: Connection, settings: Settings) -> None:
         raise SinkBlockedError(f"the credentials lack the privilege {wanted} for {', '.join(settings.names)}")
 
 
-def _cluster(connection: Connection) -> None:
+def _cluster(connection: BulkConnection) -> None:
     answer = _object(connection.get("/_cluster/settings", {"filter_path": "*.cluster.blocks"})) or {}
     for kind in ("persistent", "transient"):
         if found := _blocks(answer.get(kind), "cluster"):
             raise SinkBlockedError(f"the cluster is blocked: {found}")
 
 
-def _index(connection: Connection, name: str, *, must_be_alias: bool) -> None:
+def _index(connection: BulkConnection, name: str, *, must_be_alias: bool) -> None:
     reply = connection.get(f"/{quote(name, safe='')}", {"filter_path": f"{_INDEX_PARTS},error"})
     if reply.status == HTTPStatus.NOT_FOUND:
         if must_be_alias:
@@ -131,7 +134,7 @@ def _blocks(settings: Any, scope: str) -> str:
     return ", ".join(f"{scope}.blocks.{name}" for name in _BLOCKS if blocks.get(name) == "true")
 
 
-def _pipeline(connection: Connection, name: str) -> None:
+def _pipeline(connection: BulkConnection, name: str) -> None:
     reply = connection.get(f"/_ingest/pipeline/{quote(name, safe='')}", {"summary": "true"})
     if reply.status == HTTPStatus.NOT_FOUND:
         raise SinkBlockedError(f"there is no ingest pipeline {name}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl
 
@@ -58,3 +60,52 @@ def check_ca(file: Path) -> None:
             else "no PEM certificates in it"
         )
         raise fault(f"ca: {file} cannot be used: {words}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """Where a secret is kept; read anew at each use, so that it may be changed while we run."""
+
+    option: str
+    variable: str | None
+    file: Path | None
+    text: str = ""
+
+    def read(self) -> str:
+        """Return the secret. Raises ``ConfigurationError`` for the field ``sink`` if it is absent."""
+        if self.variable:
+            secret = os.environ.get(self.variable, "").strip()
+            where = f"{self.option}_env: the environment has no variable {self.variable}, or it is empty"
+        elif self.file:
+            secret, where = _content(self.file, f"{self.option}_file")
+        else:
+            return self.text
+        if not secret:
+            raise ConfigurationError("sink", where)
+        return secret
+
+    def __repr__(self) -> str:
+        return f"Secret({self.option})"
+
+
+def _content(file: Path, option: str) -> tuple[str, str]:
+    try:
+        return file.read_text(encoding="utf-8").strip(), f"{option}: {file} is empty"
+    except (OSError, UnicodeDecodeError) as exc:
+        words = exc.strerror if isinstance(exc, OSError) else "it is no text"
+        raise ConfigurationError("sink", f"{option}: {file} cannot be read: {words}") from None
+
+
+def read_secret(option: str, variable: str | None, file: Path | None, text: str = "") -> Secret | None:
+    """Return where a secret is kept; None if it is given nowhere.
+
+    Raises ``ConfigurationError`` where it is given twice, or is not there.
+    """
+    given = [source for source in (variable, file, text) if source]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise fault(f"{option}: it is given twice; {option}_env or {option}_file, one of them")
+    secret = Secret(option, variable, file, text)
+    secret.read()  # absent: better known now than at the first message
+    return secret

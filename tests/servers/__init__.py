@@ -8,6 +8,7 @@ starts servers for whoever wants to look at them; ``install.sh`` installs what D
 from tests.servers.base import Server, Unavailable
 from tests.servers.elastic import Elasticsearch
 from tests.servers.fleet import NAMES, Fleet
+from tests.servers.open_search import OpenSearch
 from tests.servers.prometheus import Prometheus
 from tests.servers.rabbitmq import QueueCounts, RabbitMQ
 from tests.servers.redis import Redis
@@ -19,6 +20,7 @@ __all__ = [
     "Elasticsearch",
     "Fleet",
     "Leg",
+    "OpenSearch",
     "Prometheus",
     "QueueCounts",
     "RabbitMQ",

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.servers.elastic import elasticsearch
+from tests.servers.open_search import opensearch
 from tests.servers.rabbitmq import rabbitmq, rabbitmq4
 from tests.servers.redis import redis
 from tests.servers.tarantool import tarantool
@@ -24,6 +25,7 @@ MAKERS: dict[str, Callable[[], Server]] = {
     "rabbitmq": rabbitmq,
     "rabbitmq4": rabbitmq4,
     "elasticsearch": elasticsearch,
+    "opensearch": opensearch,
     "redis": redis,
     "tarantool": tarantool,
     "toxiproxy": toxiproxy,

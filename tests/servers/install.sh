@@ -84,19 +84,19 @@ other_debian() {
   fi
 }
 
-elasticsearch() {
-  local project=$here/elasticsearch jdk
+maven_server() { # folder, name, size
+  local project=$here/$1 jdk
   if [ -e "$project/target/launcher.jar" ] &&
     [ -z "$(find "$project/pom.xml" "$project/src" -newer "$project/target/launcher.jar" -print -quit)" ]; then
     return
   fi
   jdk=$(newest_jdk)
-  if [ -z "$jdk" ]; then say "no JDK $java_wanted or newer: no Elasticsearch; set JAVA_HOME to one"; return; fi
-  if ! command -v mvn >/dev/null; then say "Maven is not installed: no Elasticsearch"; return; fi
-  say "Elasticsearch from Maven Central (44 MB)"
+  if [ -z "$jdk" ]; then say "no JDK $java_wanted or newer: no $2; set JAVA_HOME to one"; return; fi
+  if ! command -v mvn >/dev/null; then say "Maven is not installed: no $2"; return; fi
+  say "$2 from Maven Central ($3)"
   rm -rf "$project/target"
   JAVA_HOME=$jdk mvn -B -q -f "$project/pom.xml" package 2>&1 | { grep '^\[ERROR\]' || true; } ||
-    say "Maven failed: no Elasticsearch"
+    say "Maven failed: no $2"
 }
 
 toxiproxy() {
@@ -123,7 +123,8 @@ if is_debian_root; then
 else
   say "not root on Debian: no packages are installed"
 fi
-elasticsearch
+maven_server elasticsearch Elasticsearch '44 MB'
+maven_server opensearch OpenSearch '71 MB'
 toxiproxy
 wait
 say "ready"

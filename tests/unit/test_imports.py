@@ -44,6 +44,10 @@ PUSHING = {"aioapns", "certifi", "cryptography", "google", "h2", "jwt", "pycurl"
 #: What single rooms of it may use beside.
 CLIENTS = {
     "aggregator.sinks.elasticsearch": {"elasticsearch", "elastic_transport"},
+    "aggregator.sinks.opensearch": {"opensearchpy"},
+    "aggregator.sinks.webhook": {"requests"},
+    # the project's own publisher is the client of an exchange
+    "aggregator.sinks.exchange": {"consumers"},
     "aggregator.testing.gateways": {"cryptography", "h11", "h2", "hpack", "hyperframe", "jwt"},
     "aggregator.sinks.apns": PUSHING,
     "aggregator.sinks.fcm": PUSHING,
