@@ -359,7 +359,8 @@ class Writing(Options):
     )
     sink: Target = option(
         DEFAULT_SINK,
-        "where documents go: elasticsearch+http(s)://[user:password@]host[,host2]/index?..., sqlite:///FILE,"
+        "where documents go: elasticsearch+http(s)://[user:password@]host[,host2]/index?..., the same with"
+        " opensearch, webhook+http(s)://host/path, exchange+amqp(s)://host/vhost?exchange=NAME, sqlite:///FILE,"
         " jsonl:///FOLDER, function:MODULE:NAME",
         "URL",
     )

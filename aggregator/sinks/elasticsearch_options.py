@@ -17,7 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from aggregator.correlation import compile_expression
 from aggregator.errors import ConfigurationError
 from aggregator.sinks.elasticsearch_index import AllowedIndex, compile_pattern, name_fault
-from aggregator.sinks.url_options import Secret, check_ca, fault, read_pairs, read_secret, validate
+from aggregator.sinks.url_options import (
+    Secret,
+    check_ca,
+    fault,
+    read_pairs,
+    read_secret,
+    unknown_option,
+    validate,
+)
 from aggregator.units import Duration, Size
 
 if TYPE_CHECKING:
@@ -135,10 +143,7 @@ def _unknown_option(name: str) -> str:
         return (
             "a secret is not given as an option; use api_key_env, api_key_file, password_env or password_file"
         )
-    known = ", ".join(Options.model_fields)
-    # a password with a bare ? would be taken for an option's name
-    shown = name if re.fullmatch("[a-z_]{1,40}", name) else "that of this URL"
-    return f"{shown}: unknown option; one of {known} is needed"
+    return unknown_option(Options, name)
 
 
 def _authority(

@@ -24,6 +24,7 @@ if the routing key comes from the message. What the broker refuses (``nacked``: 
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import SplitResult, urlunsplit
@@ -41,7 +42,7 @@ from aggregator.errors import (
 )
 from aggregator.masking import masked
 from aggregator.sinks.base import WRITTEN, Fate, Limits, Verdict
-from aggregator.sinks.url_options import check_ca, fault, read_pairs, validate
+from aggregator.sinks.url_options import check_ca, fault, read_pairs, unknown_option, validate
 from aggregator.units import Duration, Size
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Options(BaseModel):
 
 def from_url(url: SplitResult) -> ExchangeSink:
     """Return the sink that ``url`` names. Raises ``ConfigurationError`` for the field ``sink``."""
-    options = validate(read_pairs(url.query, Options, _unknown), Options)
+    options = validate(read_pairs(url.query, Options, partial(unknown_option, Options)), Options)
     scheme = url.scheme.partition("+")[2]
     if (options.exchange is None) == (options.queue is None):
         raise fault(
@@ -90,11 +91,6 @@ def from_url(url: SplitResult) -> ExchangeSink:
     routing_key = _expression("routing_key", options.routing_key)
     broker = urlunsplit(SplitResult(scheme, url.netloc, url.path, "", ""))
     return ExchangeSink(broker, options, routing_key, _expression("correlation_id", options.correlation_id))
-
-
-def _unknown(name: str) -> str:
-    shown = name if name.isidentifier() else "that of this URL"
-    return f"{shown}: unknown option; one of {', '.join(Options.model_fields)} is needed"
 
 
 def _expression(option: str, text: str | None) -> Expression | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from aggregator.sinks.url_options import check_ca, fault, read_pairs, validate
+from aggregator.sinks.url_options import check_ca, fault, read_pairs, unknown_option, validate
 from aggregator.units import Duration
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def read_options(url: SplitResult, model: type[Model], base: Path) -> Model:
         raise fault("the URL holds a #; write %23 if it is part of a value")
     if url.path not in ("", "/"):
         raise fault(f"the URL has a path, {url.path}; the gateway's own is used, leave it away")
-    values = read_pairs(url.query, model, lambda name: _unknown(name, model))
+    values = read_pairs(url.query, model, partial(unknown_option, model))
     for name, value in values.items():
         if not value:
             raise fault(f"{name}: it is empty")
@@ -64,12 +65,6 @@ def read_options(url: SplitResult, model: type[Model], base: Path) -> Model:
     options = options.model_copy(update=files)
     _check_feedback(options)
     return options
-
-
-def _unknown(name: str, model: type[PushOptions]) -> str:
-    known = ", ".join(model.model_fields)
-    shown = name if re.fullmatch("[a-z_]{1,40}", name) else "that of this URL"
-    return f"{shown}: unknown option; one of {known} is needed"
 
 
 def read_endpoint(url: SplitResult, options: PushOptions, certificate: Path | None = None) -> Endpoint:

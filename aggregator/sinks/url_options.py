@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -37,6 +38,13 @@ def read_pairs(query: str, model: type[BaseModel], unknown: Callable[[str], str]
     if len(values) != len(pairs):
         raise fault("each option may stand in the URL once")
     return values
+
+
+def unknown_option(model: type[BaseModel], name: str) -> str:
+    """Return what is wrong with an option that ``model`` lacks."""
+    # a password with a bare ? would be taken for an option's name
+    shown = name if re.fullmatch("[a-z_]{1,40}", name) else "that of this URL"
+    return f"{shown}: unknown option; one of {', '.join(model.model_fields)} is needed"
 
 
 def validate(values: dict[str, str], model: type[Model]) -> Model:

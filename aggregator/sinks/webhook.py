@@ -29,6 +29,7 @@ import gzip
 import hashlib
 import hmac
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import unquote
@@ -38,7 +39,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from aggregator.errors import ConfigurationError, SinkUnavailableError
 from aggregator.sinks.base import WRITTEN, Fate, Limits, Verdict
-from aggregator.sinks.url_options import Secret, check_ca, fault, read_pairs, read_secret, validate
+from aggregator.sinks.url_options import (
+    Secret,
+    check_ca,
+    fault,
+    read_pairs,
+    read_secret,
+    unknown_option,
+    validate,
+)
 from aggregator.sinks.webhook_answer import verdicts
 from aggregator.units import Duration, Size
 
@@ -86,7 +95,7 @@ class Settings:
 
 def from_url(url: SplitResult) -> WebhookSink:
     """Return the sink that ``url`` names. Raises ``ConfigurationError`` for the field ``sink``."""
-    options = validate(read_pairs(url.query, Options, _unknown), Options)
+    options = validate(read_pairs(url.query, Options, partial(unknown_option, Options)), Options)
     scheme = url.scheme.partition("+")[2]
     if not url.hostname:
         raise fault("host: it is missing; write it like webhook+https://host/path")
@@ -116,11 +125,6 @@ def from_url(url: SplitResult) -> WebhookSink:
     secret = read_secret("secret", options.secret_env, options.secret_file)
     settings = Settings(f"{scheme}://{host}{port}{url.path or '/'}", user, password, token, secret, options)
     return WebhookSink(settings)
-
-
-def _unknown(name: str) -> str:
-    shown = name if name.isidentifier() else "that of this URL"
-    return f"{shown}: unknown option; one of {', '.join(Options.model_fields)} is needed"
 
 
 class WebhookSink:

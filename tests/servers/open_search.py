@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tests.servers.base import Remote, Unavailable, free_port
+from producers.network import free_port
+from tests.servers.base import Remote, Unavailable
 from tests.servers.elastic import PAGE, Elasticsearch, find_java
 from tests.servers.local import LocalHost, new_folder
 
