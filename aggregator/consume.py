@@ -19,6 +19,7 @@ from aggregator.metrics import Metrics
 from aggregator.reporting import announce, print_totals
 from aggregator.serving import serve
 from aggregator.sinks.base import Counting
+from aggregator.sinks.seen import with_seen_ids
 from consumers.brokers import broker_fault
 from consumers.route import RunningRoute
 from consumers.sources import make_source
@@ -142,6 +143,8 @@ class Service:
 def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRoute:
     """Put the parts of one route together; nothing connects yet."""
     sink = sinks.make_sink(route.sink, route.concurrency)
+    if route.seen is not None:
+        sink = with_seen_ids(sink, route.seen.get_secret_value(), route.name)
     if isinstance(sink, Counting):
         sink.count_in(metrics)
     route_metrics = metrics.route(route.name)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, inf
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from aggregator import entities
 from aggregator.aggregation import compile_aggregation
 from aggregator.correlation import shown
 from aggregator.errors import ConfigurationError
-from aggregator.masking import masked
+from aggregator.masking import SecretUrl, masked
 from aggregator.options import MAX_NAME_BYTES, MAX_PREFETCH
 from aggregator.sinks import from_url
+from aggregator.sinks.seen import seen_options
 from aggregator.standing import PATIENCE
 from aggregator.units import format_duration
 
@@ -137,6 +138,7 @@ def route_faults(route: Route, label: Callable[[str], str]) -> Iterator[Configur
         *_sentinel(route),
         *_aggregation(route),
         *_tubes(route),
+        *_seen(route),
     ):
         yield ConfigurationError(label(field), problem)
 
@@ -314,6 +316,27 @@ def _sentinel(route: Route) -> Iterator[tuple[str, str]]:
         yield "predicate_early", "there is no predicate; set predicate as well, or remove it"
     if route.sentinel_count is not None and route.sentinel is None:
         yield "sentinel_count", "there is no sentinel; set sentinel as well, or remove it"
+
+
+def _seen(route: Route) -> Iterator[tuple[str, str]]:
+    if route.seen is None:
+        return
+    try:
+        seen_options(route.seen.get_secret_value(), route.name)
+    except ConfigurationError as exc:
+        yield "seen", exc.problem
+    if route.id is None:
+        yield "id", "ids made at receipt are never seen twice; with seen, name where the publisher's id is"
+    if route.aggregate != "documents":
+        yield (
+            "seen",
+            "it knows ids of messages, and with this aggregate no document has them; remove one of both",
+        )
+    url = route.sink.get_secret_value() if isinstance(route.sink, SecretUrl) else ""
+    operation = dict(parse_qsl(urlsplit(url).query)).get("op", "create")
+    if operation != "create":
+        problem = f"with op={operation} a later message of the same id is an update, and would be left out"
+        yield "seen", f"{problem}; op=create is needed, or remove seen"
 
 
 def _tubes(route: Route) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,7 @@ DIRECTION = """
     importing schedule
     completion
     delivery correlation content gate request
-    isolation
+    isolation seen
     documents buffer outbox
     settlement merging made push_message templates
     reading intake pushing
@@ -48,6 +48,7 @@ CLIENTS = {
     "aggregator.sinks.apns": PUSHING,
     "aggregator.sinks.fcm": PUSHING,
     "aggregator.sinks.push": PUSHING,
+    "aggregator.stores": {"rbloom", "redis"},
 }
 #: The core, but for the one that puts all together.
 CORE = [path for path in sorted(ROOT.glob("aggregator/**/*.py")) if path.name != "consume.py"]
