@@ -47,6 +47,7 @@ class RouteKeywords(TypedDict, total=False):
     id: Key | Source | None
     aggregate: str | AggregateFunction
     merge: Mapping[str, str] | None
+    seen: str | None
     trust_json: bool
     concurrency: int
     adaptive_concurrency: bool

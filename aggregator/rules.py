@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, inf
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from aggregator import entities
 from aggregator.aggregation import compile_aggregation
 from aggregator.correlation import shown
 from aggregator.errors import ConfigurationError
-from aggregator.masking import SecretUrl, masked
+from aggregator.masking import masked
 from aggregator.options import MAX_NAME_BYTES, MAX_PREFETCH
+from aggregator.redis_rules import broken_options, seen, visible
+from aggregator.redis_transport import is_redis
 from aggregator.sinks import from_url
-from aggregator.sinks.seen import seen_options
 from aggregator.standing import PATIENCE
 from aggregator.units import format_duration
 
@@ -111,9 +112,8 @@ def broker_faults(
     broker: str, label: Callable[[str], str], broker_fault: Callable[[str], str | None] | None
 ) -> Iterator[ConfigurationError]:
     """Yield what is wrong with a broker's URL; ``label`` gives a setting's name as the user wrote it."""
-    problem = (None if is_tubes(broker) else broken_url(broker)) or (
-        broker_fault(broker) if broker_fault else None
-    )
+    problem = None if is_tubes(broker) else broken_url(broker) or broken_options(broker)
+    problem = problem or (broker_fault(broker) if broker_fault else None)
     if problem:
         yield ConfigurationError(label("broker"), problem)
 
@@ -134,11 +134,12 @@ def route_faults(route: Route, label: Callable[[str], str]) -> Iterator[Configur
         *_names(route),
         *_window(route),
         *_times(route),
+        *visible(route),
         *_isolation(route),
         *_sentinel(route),
         *_aggregation(route),
         *_tubes(route),
-        *_seen(route),
+        *seen(route),
     ):
         yield ConfigurationError(label(field), problem)
 
@@ -270,7 +271,7 @@ def _times(route: Route) -> Iterator[tuple[str, str]]:
     if not (route.size or route.bytes or timed):
         yield "age", "size, bytes, age, idle and interval are all off, a group would never go; set one"
     elif wait.seconds == inf:
-        if route.amqp:
+        if route.amqp or is_redis(route.broker.get_secret_value()):
             limit = duration(deadline * WAIT_SHARE)
             problem = (
                 f"off: a group that is not filled is held past the ack deadline; up to {limit} is possible"
@@ -316,27 +317,6 @@ def _sentinel(route: Route) -> Iterator[tuple[str, str]]:
         yield "predicate_early", "there is no predicate; set predicate as well, or remove it"
     if route.sentinel_count is not None and route.sentinel is None:
         yield "sentinel_count", "there is no sentinel; set sentinel as well, or remove it"
-
-
-def _seen(route: Route) -> Iterator[tuple[str, str]]:
-    if route.seen is None:
-        return
-    try:
-        seen_options(route.seen.get_secret_value(), route.name)
-    except ConfigurationError as exc:
-        yield "seen", exc.problem
-    if route.id is None:
-        yield "id", "ids made at receipt are never seen twice; with seen, name where the publisher's id is"
-    if route.aggregate != "documents":
-        yield (
-            "seen",
-            "it knows ids of messages, and with this aggregate no document has them; remove one of both",
-        )
-    url = route.sink.get_secret_value() if isinstance(route.sink, SecretUrl) else ""
-    operation = dict(parse_qsl(urlsplit(url).query)).get("op", "create")
-    if operation != "create":
-        problem = f"with op={operation} a later message of the same id is an update, and would be left out"
-        yield "seen", f"{problem}; op=create is needed, or remove seen"
 
 
 def _tubes(route: Route) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any
 from kombu.connection import Connection
 from kombu.utils.url import parse_url
 
+from aggregator.redis_transport import is_redis, split_url
 from consumers.transports import register
 
 _PLAIN_AMQP = re.compile(r"(?<![^;])(amqps?)://")
@@ -38,6 +39,11 @@ class Broker:
     def amqp(self) -> bool:
         """Whether the transport speaks AMQP."""
         return "amqp" in self.url.partition(":")[0].lower()
+
+    @property
+    def redis(self) -> bool:
+        """Whether it is Redis."""
+        return is_redis(self.url)
 
     @property
     def tls(self) -> dict[str, Any] | None:
@@ -70,7 +76,10 @@ class Broker:
             }
         if self.tls:
             options["ssl"] = self.tls
-        url = _PLAIN_AMQP.sub(r"\1-batched://", self.url) if self.batched else self.url
+        url, transport_options = split_url(self.url)
+        if transport_options:
+            options["transport_options"] = transport_options
+        url = _PLAIN_AMQP.sub(r"\1-batched://", url) if self.batched else url
         return Connection(url, **options)
 
 

@@ -103,14 +103,14 @@ class RedisSeen:
     def __init__(self, server: Server, options: SeenOptions) -> None:
         self._server = server
         self._options = options
-        self._client = connect(server, options)
+        self.client = connect(server, options)
         self._token = token_hex(8)
         root = f"{{{options.prefix}}}"
         self._meta, self._feed, self._ids = f"{root}:meta", f"{root}:feed", f"{root}:ids:"
-        self._enter = self._client.register_script(_ENTER)
-        self._known = self._client.register_script(_KNOWN)
-        self._news = self._client.register_script(_NEWS)
-        self._piece = self._client.register_script(_PIECE)
+        self._enter = self.client.register_script(_ENTER)
+        self._known = self.client.register_script(_KNOWN)
+        self._news = self.client.register_script(_NEWS)
+        self._piece = self.client.register_script(_PIECE)
         ttl = round(options.ttl * 1000)
         #: of what is kept in all, a span holds its part
         self._most = options.most // (SPANS + 1)
@@ -124,7 +124,7 @@ class RedisSeen:
     def open(self) -> None:
         """Look at the server, and do once with nothing what writes will do."""
         with refusing(self._server, "seen"):
-            unseen = look(self._client, self._where, ("allkeys",), "noeviction, or volatile-ttl,")
+            unseen = look(self.client, self._where, ("allkeys",), "noeviction, or volatile-ttl,")
             if unseen:
                 log.warning("redis_not_looked_at", store=self._where, what=unseen)
             self._do_enter(())
@@ -154,7 +154,7 @@ class RedisSeen:
 
     def close(self) -> None:
         """Close all connections."""
-        self._client.close()
+        self.client.close()
 
     def _do_known(self, ids: Sequence[str]) -> set[str]:
         asked = _packed(ids)

@@ -91,9 +91,7 @@ class SeenStoreContract:
     def test_full_spans_are_forgotten_one_after_the_other(self, make):
         store = make(3_000)
         store.open()
-        forgot = [
-            store.enter([f"{entry}-{number}" for number in range(1000)]).forgot for entry in range(5)
-        ]
+        forgot = [store.enter([f"{entry}-{number}" for number in range(1000)]).forgot for entry in range(5)]
         assert forgot == [False, False, False, True, True]
         assert store.known(["0-1", "1-1", "2-1", "4-1"]) == {"2-1", "4-1"}
 
@@ -117,20 +115,22 @@ class TestRedis(SeenStoreContract):
         prefix = uuid.uuid4().hex
 
         def make(most):
-            return RedisSeen(*read_url(f"{redis.url}?prefix={prefix}&most={most}&ttl=1h", SeenOptions, "seen"))
+            return RedisSeen(
+                *read_url(f"{redis.url}?prefix={prefix}&most={most}&ttl=1h", SeenOptions, "seen")
+            )
 
         return make
 
     def test_scripts_that_the_server_has_forgotten_are_sent_again(self, store):
         store.enter(["a"])
-        store._client.script_flush()
+        store.client.script_flush()
         assert store.known(["a"]) == {"a"}
 
     def test_all_keys_have_an_end(self, store):
         store.enter(["a"])
-        keys = list(store._client.scan_iter(f"{{{store._options.prefix}}}*"))
+        keys = list(store.client.scan_iter(f"{{{store._options.prefix}}}*"))
         assert len(keys) == 3
-        assert all(0 < store._client.ttl(key) <= 3 * 5400 for key in keys)
+        assert all(0 < store.client.ttl(key) <= 3 * 5400 for key in keys)
 
     def test_an_id_lasts_its_time(self, redis):
         url = f"{redis.url}?prefix={uuid.uuid4().hex}&ttl=1h"
@@ -138,10 +138,10 @@ class TestRedis(SeenStoreContract):
         store.open()
         span, _ = store.enter(["old"])
         # half of the ttl is over: a new span begins, and the old one is known still
-        store._client.hincrby(store._meta, "since", -1_800_000)
+        store.client.hincrby(store._meta, "since", -1_800_000)
         assert store.enter(["new"]).span == span + 1
         assert store.known(["old", "new"]) == {"old", "new"}
-        assert store._client.ttl(f"{store._ids}{span}") > 3600
+        assert store.client.ttl(f"{store._ids}{span}") > 3600
 
     def test_the_feed_is_bounded_and_says_so(self, make, monkeypatch):
         monkeypatch.setattr("aggregator.stores.seen_redis_client.FEED", 10)
@@ -156,7 +156,7 @@ class TestRedis(SeenStoreContract):
 
     def test_another_life_has_another_name(self, store):
         before = store.news(HERE).run
-        store._client.delete(store._meta)
+        store.client.delete(store._meta)
         store.enter(["a"])
         after = store.news(HERE)
         assert after.run != before

@@ -14,7 +14,7 @@ DIRECTION = """
     ending signals
     errors clock backoff breaker concurrency ledger standing ports sinks.base closed history
     push json_pointer
-    importing schedule
+    importing schedule redis_transport
     completion
     delivery correlation content gate request
     isolation seen
@@ -28,6 +28,7 @@ DIRECTION = """
     own keys conditions entities
     options
     commandline
+    redis_rules
     layers rules
     config
     assembly check
