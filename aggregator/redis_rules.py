@@ -1,4 +1,4 @@
-"""What settings that name Redis contradict: a broker's visibility timeout, the store of seen ids."""
+"""What settings that name Redis contradict: a broker's visibility timeout, stores of ids and results."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from aggregator.errors import ConfigurationError
 from aggregator.masking import SecretUrl
 from aggregator.redis_transport import is_redis, split_url, visibility_timeout
 from aggregator.sinks.seen import seen_options
+from aggregator.stores.redis_url import ResultOptions, read_url
 from aggregator.units import format_duration
 
 if TYPE_CHECKING:
@@ -41,6 +42,19 @@ def visible(route: Route) -> Iterator[tuple[str, str]]:
         follows = "Redis would hand out a second time what is still held"
         right = f"{most} at most, or ?visibility_timeout={deadline} in the broker's URL"
         yield "ack_deadline", f"{problem}: {follows}; {right}"
+
+
+def results(route: Route) -> Iterator[tuple[str, str]]:
+    """Yield what keeps a message from having one result."""
+    if route.results is None:
+        return
+    try:
+        read_url(route.results.get_secret_value(), ResultOptions, "results")
+    except ConfigurationError as exc:
+        yield "results", exc.problem
+    if route.aggregate == "push":
+        problem = "a push message has a word for each recipient, not one"
+        yield "results", f"{problem}; remove it: feedback tells each of them (docs/push.md)"
 
 
 def seen(route: Route) -> Iterator[tuple[str, str]]:

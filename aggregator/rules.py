@@ -13,7 +13,7 @@ from aggregator.correlation import shown
 from aggregator.errors import ConfigurationError
 from aggregator.masking import masked
 from aggregator.options import MAX_NAME_BYTES, MAX_PREFETCH
-from aggregator.redis_rules import broken_options, seen, visible
+from aggregator.redis_rules import broken_options, results, seen, visible
 from aggregator.redis_transport import is_redis
 from aggregator.sinks import from_url
 from aggregator.standing import PATIENCE
@@ -140,6 +140,7 @@ def route_faults(route: Route, label: Callable[[str], str]) -> Iterator[Configur
         *_aggregation(route),
         *_tubes(route),
         *seen(route),
+        *results(route),
     ):
         yield ConfigurationError(label(field), problem)
 

@@ -7,16 +7,13 @@ asked for: nobody can send them twice.
 from __future__ import annotations
 
 from contextlib import suppress
-from math import inf
-from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import structlog
-
 from aggregator.backoff import Backoff
 from aggregator.clock import SYSTEM_CLOCK
-from aggregator.errors import ConfigurationError, SinkUnavailableError, UnrecoverableError
+from aggregator.errors import ConfigurationError, SinkUnavailableError
+from aggregator.keeper import Keeper
 from aggregator.seen import SeenIds
 from aggregator.sinks.base import DUPLICATE, WRITTEN, Counting, Fate
 from aggregator.stores.redis_url import SeenOptions, read_url
@@ -36,8 +33,6 @@ BACKOFF = Backoff(0.2, 5.0)
 LAST_SECONDS = 5.0
 _IN_STORE = frozenset({Fate.WRITTEN, Fate.DUPLICATE})
 
-log = structlog.get_logger()
-
 
 class SeenSink:
     """Asks before each write, and tells after it. ``limits`` are those of the sink that it surrounds."""
@@ -55,11 +50,8 @@ class SeenSink:
         self.limits = sink.limits
         self._sink = sink
         self._store = store
-        self._clock = clock
         self._counter: Any = None
-        self._woken = Event()
-        self._ended = False
-        self._thread: Thread | None = None
+        self._keeper = Keeper("seen-ids", clock)
         #: what is known of ids
         self.ids = SeenIds(
             store,
@@ -68,16 +60,15 @@ class SeenSink:
             backoff=backoff,
             clock=clock,
             count=self._count,
-            wake=self._woken.set,
+            wake=self._keeper.wake,
         )
 
     def open(self) -> None:
         """Open the sink; at first the store too, whose thread starts here."""
         self._sink.open()
-        if self._thread is None:
+        if not self._keeper.started:
             self.ids.open()
-            self._thread = Thread(target=self._keep, name="seen-ids", daemon=True)
-            self._thread.start()
+            self._keeper.start(self.ids.step, self.ids.flush)
 
     def write(self, items: Sequence[Item]) -> Sequence[Verdict] | None:
         """Write those that are new; the others are duplicates."""
@@ -98,13 +89,9 @@ class SeenSink:
 
     def close(self) -> None:
         """Enter what was written, for some seconds at most, and let go of everything."""
-        self._ended = True
-        self._woken.set()
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join(LAST_SECONDS)
-            with suppress(Exception):
-                self._store.close()
+        self._keeper.close(LAST_SECONDS)
+        with suppress(Exception):
+            self._store.close()
         self._sink.close()
 
     def where(self) -> str:
@@ -134,20 +121,6 @@ class SeenSink:
     def _count(self, outcome: str, number: int) -> None:
         if self._counter is not None:
             self._counter.labels(outcome).inc(number)
-
-    def _keep(self) -> None:
-        """Keep copy and store abreast of one another; the body of the thread."""
-        try:
-            while not self._ended:
-                self._woken.clear()
-                wait = self.ids.step() - self._clock.monotonic()
-                if wait > 0 and not (self._ended or self._woken.is_set()):
-                    self._woken.wait(None if wait == inf else wait)
-            self.ids.flush()
-        except UnrecoverableError as exc:
-            log.error("seen_store_unfit", problem=str(exc), then="everything is written")  # noqa: TRY400
-        except Exception:
-            log.exception("seen_ids_failed")
 
 
 def seen_options(url: str, name: str) -> tuple[Any, SeenOptions]:

@@ -17,7 +17,7 @@ DIRECTION = """
     importing schedule redis_transport
     completion
     delivery correlation content gate request
-    isolation seen
+    isolation seen results keeper
     documents buffer outbox
     settlement merging made push_message templates
     reading intake pushing
