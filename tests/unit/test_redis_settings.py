@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from aggregator.check import check
 from aggregator.config import load
 from aggregator.consume import load_settings
 from aggregator.errors import ConfigurationError, ConfigurationErrors
@@ -99,6 +100,33 @@ def test_it_stands_around_the_sink():
     sink = with_seen_ids(MemorySink(), SEEN, "logs")
     assert isinstance(sink, SeenSink)
     sink.close()  # never opened: nothing connects
+
+
+def test_the_check_tells_of_both_without_their_passwords():
+    told = str(check(load([*ENDS, "--seen", f"{SEEN}?ttl=2h", "--results", SEEN])))
+    assert "written once by the ids in redis://:***@h/0?ttl=2h" in told
+    assert "told to      redis://:***@h/0" in told
+    assert "hunter2" not in told
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--results", "http://h"], "--results: 'http' is no scheme of Redis"),
+        (
+            ["--results", f"{SEEN}?most=5"],
+            "--results: 'most' is not among its options: prefix, timeout, ca, ttl",
+        ),
+        (
+            ["--results", SEEN, "--aggregate", "push"],
+            "--results: a push message has a word for each recipient",
+        ),
+    ],
+)
+def test_wrong_results(flags, line):
+    with pytest.raises(ConfigurationErrors) as refused:
+        load([*ENDS, *flags])
+    assert any(each.startswith(line) for each in str(refused.value).splitlines()), str(refused.value)
 
 
 # ── the broker ──
