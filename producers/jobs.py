@@ -28,6 +28,7 @@ from aggregator.errors import (
 from aggregator.results import FINAL, QUEUED
 from aggregator.stores.redis_url import ResultOptions, read_url
 from aggregator.units import parse_duration
+from consumers.connecting import Broker
 from consumers.publisher import Outgoing, Publisher
 from producers.cli import Parser, run
 
@@ -201,7 +202,7 @@ class Jobs:
 
     def _publishing(self) -> Publisher:
         if self._publisher is None:
-            publisher = Publisher(self._broker)
+            publisher = Publisher(self._broker, tls=Broker(self._broker).tls)
             try:
                 publisher.declare_queue(self._queue)
             except (PublisherUnavailableError, UnrecoverableError):

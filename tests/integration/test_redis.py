@@ -10,7 +10,9 @@ import orjson
 import pytest
 from redis import Redis as Client
 
+from consumers.connecting import Broker
 from consumers.transports import register
+from tests.servers.base import wait_for
 from tests.service import outgoing, publish
 
 pytestmark = pytest.mark.integration
@@ -159,6 +161,28 @@ def test_what_a_killed_process_held_comes_again(service, tmp_path, redis, queue)
     again.wait_event("batch", 2)
     assert again.stop() == 0
     assert lines(tmp_path) == Counter(range(100))
+
+
+@pytest.mark.parametrize("prefix", ["", "my:"])
+def test_what_is_taken_is_noted_before_anybody_has_read_it(redis, client, queue, prefix):
+    url = f"{redis.url}?global_keyprefix={prefix}" if prefix else redis.url
+    publish(url, queue, numbered(queue, range(3)))
+    name = f"{prefix}unacked"
+    before = client.hlen(name)
+    with Broker(url).connection() as connection:
+        consumer = connection.channel()
+        consumer.basic_consume(queue, no_ack=False, callback=lambda _message: None, consumer_tag="t")
+        connection.transport.cycle.on_poll_start()  # asked; whatever is answered stays in the socket
+        wait_for(lambda: client.llen(f"{prefix}{queue}") == 2, "the message to be taken")
+        assert client.hlen(name) == before + 1
+        found = [orjson.loads(value)[1:] for value in client.hvals(name)]
+        assert ["", queue] in found
+        consumer._in_poll = None  # as after a kill: nobody reads it
+        consumer.client.connection.disconnect()
+    tag = next(tag for tag, value in client.hgetall(name).items() if orjson.loads(value)[2] == queue)
+    with Broker(url).connection() as connection:
+        connection.default_channel.qos.restore_by_tag(tag.decode())
+    assert client.llen(f"{prefix}{queue}") == 3
 
 
 def test_a_server_that_throws_keys_away_is_no_broker(service, tmp_path, redis, client, queue):

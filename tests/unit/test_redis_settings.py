@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 
 import pytest
 
@@ -147,6 +148,18 @@ def test_options_of_the_transport_stand_in_the_url():
     assert visibility_timeout("redis://h") == VISIBILITY_TIMEOUT
     connection = Broker("redis://h/0?visibility_timeout=90s").connection()
     assert connection.transport_options == {"visibility_timeout": 90.0}
+
+
+@pytest.mark.parametrize(
+    ("url", "verified"),
+    [
+        ("rediss://h", {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}),
+        ("rediss://h?ssl_cert_reqs=CERT_NONE", {"ssl_cert_reqs": ssl.CERT_NONE}),
+        ("redis://h", None),
+    ],
+)
+def test_an_encrypted_server_is_verified_unless_its_url_says_otherwise(url, verified):
+    assert (Broker(url).connection().ssl or None) == verified
 
 
 @pytest.mark.parametrize(
