@@ -119,6 +119,10 @@ def _way(route: Route) -> Iterator[tuple[str, str]]:
         f"up to {limits}, {route.concurrency} at once{found}, linger {duration(route.linger)}",
     )
     yield "to", f"{_target(route)}, id from {shown(route.id) if route.id else 'the moment of receipt'}"
+    if route.seen is not None:
+        yield "written once", f"by the ids in {route.seen}"
+    if route.results is not None:
+        yield "told to", str(route.results)
     target = route.dead_letter_queue
     if route.from_tubes:
         yield "refused to", "its tube, buried"

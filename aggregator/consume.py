@@ -19,6 +19,8 @@ from aggregator.metrics import Metrics
 from aggregator.reporting import announce, print_totals
 from aggregator.serving import serve
 from aggregator.sinks.base import Counting
+from aggregator.sinks.results import with_results
+from aggregator.sinks.seen import with_seen_ids
 from consumers.brokers import broker_fault
 from consumers.route import RunningRoute
 from consumers.sources import make_source
@@ -142,6 +144,10 @@ class Service:
 def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRoute:
     """Put the parts of one route together; nothing connects yet."""
     sink = sinks.make_sink(route.sink, route.concurrency)
+    if route.seen is not None:
+        sink = with_seen_ids(sink, route.seen.get_secret_value(), route.name)
+    told = with_results(sink, route.results.get_secret_value()) if route.results is not None else None
+    sink = told or sink
     if isinstance(sink, Counting):
         sink.count_in(metrics)
     route_metrics = metrics.route(route.name)
@@ -149,6 +155,8 @@ def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRo
 
     def on_dead_lettered(refused: Sequence[Refused]) -> None:
         pipeline.dead_lettered(refused)
+        if told is not None:
+            told.dead_lettered(refused)
 
     source = make_source(route, heartbeat=settings.heartbeat, on_dead_lettered=on_dead_lettered)
     pipeline = make_pipeline(route, sink=sink, dead_letters=source.dead_letters, metrics=route_metrics)

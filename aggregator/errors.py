@@ -101,6 +101,13 @@ class PublisherUnavailableError(AggregatorError):
         self.outcomes = tuple(outcomes)
 
 
+class StoreUnavailableError(AggregatorError):
+    """A store beside the sink (seen ids, results) did not answer, or not so that it can be used.
+
+    It never holds up a write: the route goes on without it until it is back.
+    """
+
+
 class TarantoolUnavailableError(AggregatorError):
     """A Tarantool server did not answer, or not in time: the connection is closed, its session over.
 

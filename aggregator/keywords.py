@@ -48,6 +48,8 @@ class RouteKeywords(TypedDict, total=False):
     id: Key | Source | None
     aggregate: str | AggregateFunction
     merge: Mapping[str, str] | None
+    seen: str | None
+    results: str | None
     trust_json: bool
     concurrency: int
     adaptive_concurrency: bool

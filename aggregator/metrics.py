@@ -95,6 +95,12 @@ class Metrics:
             several="livemax",
         )
         self.links_lost = counter("links_lost_total", "Connections to the broker that were lost.")
+        self.seen_ids = Counter(
+            "aggregator_seen_ids_total",
+            "Ids by what the check for duplicates did with them.",
+            ("outcome",),
+            registry=self.registry,
+        )
         # a sink knows no route: one of several apps counts for itself
         self.pushes = Counter(
             "aggregator_pushes_total",

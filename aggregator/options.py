@@ -370,6 +370,20 @@ class Writing(Options):
         "EXPRESSION",
         unset="made at receipt",
     )
+    seen: Annotated[SecretUrl | None, Unset] = option(
+        None,
+        "where the ids of what was written are known to all processes, so that nothing is written twice:"
+        " redis://host/0?ttl=1d&most=10000000 (docs/redis.md)",
+        "URL",
+        unset="off",
+    )
+    results: Annotated[SecretUrl | None, Unset] = option(
+        None,
+        "where those who have submitted a message as a job look for what became of it:"
+        " redis://host/0?ttl=1h (docs/redis.md)",
+        "URL",
+        unset="off",
+    )
     trust_json: bool = option(False, "do not check that JSON bodies are JSON")
     concurrency: Count = option(2, "threads that write, a request each", "N", ge=1, le=256)
     adaptive_concurrency: bool = option(

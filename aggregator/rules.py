@@ -14,6 +14,8 @@ from aggregator.errors import ConfigurationError
 from aggregator.masking import masked
 from aggregator.options import MAX_NAME_BYTES, MAX_PREFETCH
 from aggregator.partitioning import HELP, hash_arguments
+from aggregator.redis_rules import broken_options, results, seen, visible
+from aggregator.redis_transport import is_redis
 from aggregator.sinks import from_url
 from aggregator.standing import PATIENCE
 from aggregator.units import format_duration
@@ -111,9 +113,8 @@ def broker_faults(
     broker: str, label: Callable[[str], str], broker_fault: Callable[[str], str | None] | None
 ) -> Iterator[ConfigurationError]:
     """Yield what is wrong with a broker's URL; ``label`` gives a setting's name as the user wrote it."""
-    problem = (None if is_tubes(broker) else broken_url(broker)) or (
-        broker_fault(broker) if broker_fault else None
-    )
+    problem = None if is_tubes(broker) else broken_url(broker) or broken_options(broker)
+    problem = problem or (broker_fault(broker) if broker_fault else None)
     if problem:
         yield ConfigurationError(label("broker"), problem)
 
@@ -135,10 +136,13 @@ def route_faults(route: Route, label: Callable[[str], str]) -> Iterator[Configur
         *_window(route),
         *_partitions(route),
         *_times(route),
+        *visible(route),
         *_isolation(route),
         *_sentinel(route),
         *_aggregation(route),
         *_tubes(route),
+        *seen(route),
+        *results(route),
     ):
         yield ConfigurationError(label(field), problem)
 
@@ -290,7 +294,7 @@ def _times(route: Route) -> Iterator[tuple[str, str]]:
     if not (route.size or route.bytes or timed):
         yield "age", "size, bytes, age, idle and interval are all off, a group would never go; set one"
     elif wait.seconds == inf:
-        if route.amqp:
+        if route.amqp or is_redis(route.broker.get_secret_value()):
             limit = duration(deadline * WAIT_SHARE)
             problem = (
                 f"off: a group that is not filled is held past the ack deadline; up to {limit} is possible"

@@ -8,6 +8,7 @@ from kombu.connection import Connection
 from kombu.transport import TRANSPORT_ALIASES
 
 from aggregator.errors import ConfigurationError
+from aggregator.redis_transport import split_url
 from consumers.transports import SQLITE_QUEUE, register
 from consumers.transports.sqlite_settings import parse_url
 
@@ -42,7 +43,8 @@ def _fault(url: str) -> str | None:
             return exc.problem
         return None
     try:
-        _ = Connection(url).transport
+        plain, options = split_url(url)
+        _ = Connection(plain, transport_options=options).transport
     except Exception as exc:  # noqa: BLE001 - a missing client shows as an ImportError, or an AttributeError on None
         return f"the client for {scheme} cannot be used ({exc}); install it: pip install 'kombu[{scheme}]'"
     return None

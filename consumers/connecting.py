@@ -11,7 +11,8 @@ from typing import Any
 from kombu.connection import Connection
 from kombu.utils.url import parse_url
 
-from consumers.transports import register
+from aggregator.redis_transport import is_redis, split_url
+from consumers.transports import REDIS_NOTED, register
 
 _PLAIN_AMQP = re.compile(r"(?<![^;])(amqps?)://")
 CONNECT_SECONDS = 10.0
@@ -25,7 +26,7 @@ class Broker:
     """How to reach a broker. ``heartbeat`` in seconds; ``ca`` a PEM file; both for AMQP only.
 
     ``batched``: whether ``amqp://`` and ``amqps://`` stand for the transport that takes all deliveries
-    of one read at once, or for kombu's own.
+    of one read at once, or for kombu's own; Redis's likewise, whose own loses messages by kills.
     """
 
     url: str
@@ -40,8 +41,15 @@ class Broker:
         return "amqp" in self.url.partition(":")[0].lower()
 
     @property
+    def redis(self) -> bool:
+        """Whether it is Redis."""
+        return is_redis(self.url)
+
+    @property
     def tls(self) -> dict[str, Any] | None:
-        """How the broker is verified, in py-amqp's terms; None where nothing is encrypted."""
+        """How the broker is verified, in its client's terms; None where nothing is encrypted."""
+        if self.url.startswith("rediss"):  # kombu's own default would verify nothing
+            return {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
         if not self.url.startswith("amqps"):
             return None
         hosts = {parse_url(url)["hostname"] or "localhost" for url in self.url.split(";")}
@@ -70,8 +78,14 @@ class Broker:
             }
         if self.tls:
             options["ssl"] = self.tls
-        url = _PLAIN_AMQP.sub(r"\1-batched://", self.url) if self.batched else self.url
-        return Connection(url, **options)
+        url, transport_options = split_url(self.url)
+        if transport_options:
+            options["transport_options"] = transport_options
+        url = _PLAIN_AMQP.sub(r"\1-batched://", url) if self.batched else url
+        connection = Connection(url, **options)
+        if self.batched and connection.transport_cls in {"redis", "rediss"}:
+            connection.transport_cls = REDIS_NOTED
+        return connection
 
 
 def is_not_found(exc: BaseException) -> bool:

@@ -16,6 +16,7 @@ from kombu.connection import Connection
 
 from aggregator.clock import SYSTEM_CLOCK, Clock
 from aggregator.errors import ConfigurationError, PublisherUnavailableError, UnrecoverableError
+from aggregator.redis_transport import split_url
 from consumers.publish_amqp import AmqpLine
 from consumers.publish_virtual import VirtualLine
 
@@ -77,7 +78,8 @@ class Publisher:
         tls: Mapping[str, Any] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._options = dict(transport_options or {})
+        broker, said = split_url(broker)
+        self._options = {**said, **(transport_options or {})}
         try:
             self._settings = Connection(
                 broker,

@@ -24,6 +24,7 @@ from aggregator.intake import delivered_before
 from consumers.declaring import declare_queue, ensure_queue
 from consumers.delivery import AmqpDelivery, BatchedDelivery, KombuDelivery, undecoded
 from consumers.link import ChannelLink
+from consumers.redis_broker import refuse_unfit
 from consumers.working import TICK_SECONDS, Working
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
         self.queue = queue
         self._entity = entity
         self._amqp = broker.amqp
+        self._redis = broker.redis
         self._heartbeat = broker.heartbeat
         self._beat_at = 0.0
         self._hosts = broker.hosts
@@ -155,6 +157,8 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
             self._socket = getattr(self._established, "sock", None) if self._amqp else None
             try:
                 self._prepare_wait()
+                if self._redis:
+                    refuse_unfit(connection)
                 if self._entity is None:
                     ensure_queue(connection, self.queue)
                 else:

@@ -18,10 +18,14 @@ AMQP_BATCHED: Final = "amqp-batched"
 AMQPS_BATCHED: Final = "amqps-batched"
 """The same over TLS."""
 
+REDIS_NOTED: Final = "redis-noted"
+"""The transport for Redis that pops a message and notes it in one step."""
+
 _OURS: Final = {
     SQLITE_QUEUE: "consumers.transports.sqlite:Transport",
     AMQP_BATCHED: "consumers.transports.amqp_batched:Transport",
     AMQPS_BATCHED: "consumers.transports.amqp_batched:SSLTransport",
+    REDIS_NOTED: "consumers.transports.redis_noted:Transport",
 }
 
 

@@ -299,7 +299,7 @@ def test_the_broker_is_asked_about():
 
 
 def test_a_transport_whose_client_is_missing(monkeypatch):
-    def missing(url):
+    def missing(url, **_options):
         raise ImportError("no module named redis")
 
     monkeypatch.setattr("consumers.brokers.Connection", missing)

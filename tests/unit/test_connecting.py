@@ -84,7 +84,9 @@ def test_what_says_that_there_is_no_queue(exc, absent):
         ("amqp://h//", False, ["amqp"]),
         ("amqp://a//;amqp://b//", True, ["amqp-batched", "amqp-batched"]),
         ("pyamqp://h//", True, ["pyamqp"]),
-        ("redis://h/0", True, ["redis"]),
+        ("redis://h/0", True, ["redis-noted"]),
+        ("rediss://h/0", True, ["redis-noted"]),
+        ("redis://h/0", False, ["redis"]),
     ],
 )
 def test_plain_amqp_is_read_in_batches_unless_told_otherwise(url, batched, names):

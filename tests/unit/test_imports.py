@@ -14,10 +14,10 @@ DIRECTION = """
     ending signals
     errors clock backoff breaker concurrency ledger standing ports sinks.base closed history
     push json_pointer
-    importing schedule
+    importing schedule redis_transport
     completion
     delivery correlation content gate request
-    isolation
+    isolation seen results keeper
     documents buffer outbox
     settlement merging made push_message templates
     reading intake pushing
@@ -28,6 +28,7 @@ DIRECTION = """
     own keys conditions entities
     options
     commandline
+    redis_rules
     layers rules
     config
     assembly check
@@ -52,6 +53,7 @@ CLIENTS = {
     "aggregator.sinks.apns": PUSHING,
     "aggregator.sinks.fcm": PUSHING,
     "aggregator.sinks.push": PUSHING,
+    "aggregator.stores": {"rbloom", "redis"},
 }
 #: The core, but for the one that puts all together.
 CORE = [path for path in sorted(ROOT.glob("aggregator/**/*.py")) if path.name != "consume.py"]
