@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from aggregator.correlation import shown
-from aggregator.entities import described, notes
+from aggregator.entities import declaration, described, notes
 from aggregator.importing import name_of
 from aggregator.masking import SecretUrl
 from aggregator.rules import duration, fillable_groups, hold, hold_seconds, size_text
@@ -194,7 +194,7 @@ def _process(settings: Settings) -> Iterator[tuple[str, str]]:
 def _warnings(route: Route, processes: int) -> Iterator[str]:
     workers = route.workers * processes
     if route.entity is not None:
-        yield from (f"queue: {note}" for note in notes(route.entity, workers))
+        yield from (f"queue: {note}" for note in notes(declaration(route.entity), workers))
     if processes > 1 and route.aggregate != "documents":
         yield f"aggregate: each of {processes} processes makes documents of the messages that it gets itself"
     if route.id is None:

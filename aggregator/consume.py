@@ -23,6 +23,7 @@ from consumers.brokers import broker_fault
 from consumers.route import RunningRoute
 from consumers.sources import make_source
 from consumers.supervisor import Supervisor
+from consumers.topology import unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
 
 def load_settings(argv: Sequence[str] | None, application: Aggregator | None = None) -> Settings:
     """Return the settings as :func:`aggregator.config.load` does, with the brokers' URLs looked at."""
-    return load(argv, broker_fault=broker_fault, application=application)
+    return load(argv, broker_fault=broker_fault, topology_fault=unsupported, application=application)
 
 
 class Service:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aggregator.errors import PublisherUnavailableError, UnrecoverableError
 from consumers.connecting import Broker
 from consumers.dead_letters import DeadLetters
+from consumers.declaring import ensure
 from consumers.inspector import BrokerInspector
+from consumers.refusals import advice
 from consumers.source import EPOCHS
 from consumers.worker import Worker
 
@@ -47,6 +50,27 @@ class BrokerSource:
         )
         self._broker = broker
         self._entity = route.entity
+        self._plan = route.topology
+
+    def prepare(self) -> None:
+        """Declare and look for what the file describes; connects to nothing where it describes nothing."""
+        if not self._plan:
+            return
+        with self._broker.connection() as connection:
+            try:
+                connection.ensure_connection(
+                    max_retries=self._broker.hosts - 1,
+                    interval_start=0,
+                    interval_step=0,
+                    reraise_as_library_errors=False,
+                )
+                ensure(connection, self.queue, self._entity, self._plan, insist=True)
+            except (*connection.connection_errors, *connection.channel_errors) as exc:
+                connection.collect()
+                what = advice(exc)
+                if what is not None:
+                    raise UnrecoverableError(what) from exc
+                raise PublisherUnavailableError(f"{connection.as_uri()}: {exc}") from exc
 
     def worker(
         self, number: int, pipeline: Pipeline, *, prefetch: int, metrics: RouteMetrics, clock: Clock
@@ -61,5 +85,6 @@ class BrokerSource:
             epochs=EPOCHS,
             metrics=metrics,
             entity=self._entity,
+            plan=self._plan,
             clock=clock,
         )

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Each line may import what stands above it, and nothing beside or below it.
 DIRECTION = """
-    ending signals
+    ending signals topic
     errors clock backoff breaker concurrency ledger standing ports sinks.base closed history
     push json_pointer
     importing schedule
@@ -25,10 +25,11 @@ DIRECTION = """
     aggregation
     making flush entrance
     pipeline
-    own keys conditions entities
+    own keys conditions entities route_map
     options
-    commandline
-    layers rules
+    commandline topology
+    layers rules topology_plan
+    topology_reading topology_rules
     config
     assembly check
     reporting
