@@ -20,6 +20,9 @@ from aggregator.importing import name_of
 from aggregator.masking import SecretUrl
 from aggregator.rules import duration, fillable_groups, hold, hold_seconds, size_text
 from aggregator.sinks.base import Sink
+from aggregator.topology_check import ends, topology_lines
+from aggregator.topology_rules import map_notes
+from aggregator.topology_rules import notes as notes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +48,7 @@ class Report:
     routes: tuple[RouteReport, ...]
     process: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    topology: tuple[tuple[str, str], ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -58,6 +62,10 @@ class Report:
             yield from (("", f"  {topic:<12} {text}") for topic, text in route.way)
             yield "bold", "  At worst"
             yield from (("", f"  {topic:<12} {text}") for topic, text in route.worst)
+        if self.topology:
+            width = max(len(what) for what, _ in self.topology)
+            yield "bold", "Topology"
+            yield from (("", f"  {what:<{width}} {text}") for what, text in self.topology)
         yield "bold", "Process"
         yield from (("", f"  {topic:<12} {text}") for topic, text in self.process)
         yield from (("yellow", f"Warning: {warning}") for warning in self.warnings)
@@ -93,7 +101,16 @@ def check(settings: Settings) -> Report:
         )
         for name, route in settings.routes.items()
     )
-    return Report(routes, tuple(_process(settings)), settings.notes)
+    found = (*settings.notes, *map_notes(settings.topology), *_topology_notes(settings))
+    return Report(routes, tuple(_process(settings)), found, tuple(topology_lines(settings)))
+
+
+def _topology_notes(settings: Settings) -> Iterator[str]:
+    found = (
+        notes_of(settings.topology, route.topology, route.workers * settings.processes)
+        for route in settings.routes.values()
+    )
+    yield from dict.fromkeys(note for each in found for note in each)  # what two routes need is told once
 
 
 def _way(route: Route) -> Iterator[tuple[str, str]]:
@@ -102,6 +119,8 @@ def _way(route: Route) -> Iterator[tuple[str, str]]:
     yield "from", f"{route.broker} {named}, {workers}"
     if route.entity is not None:
         yield "declared as", described(route.entity)
+    elif (own := ends(route.topology)) is not None:
+        yield "declared as", own
     yield "grouped by", shown(route.correlate) if route.correlate else "nothing: all messages are one group"
     yield "complete at", _completion(route)
     if route.aggregate != "documents":

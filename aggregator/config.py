@@ -138,6 +138,10 @@ def resolve(
     routes = {
         name: _complete(name, options, entities.get(name)) for name, options in checked.items() if options
     }
+    if run is not None and run.connect and not run.check:
+        faults.append(
+            ConfigurationError(layers.label(None, "connect"), "it goes with check; add that, or remove this")
+        )
     for name in names:
         faults += _route_faults(layers, name, routes.get(name), broker_fault)
     faults += rules.common_faults(routes, layers.label)

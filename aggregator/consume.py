@@ -24,6 +24,7 @@ from consumers.route import RunningRoute
 from consumers.sources import make_source
 from consumers.supervisor import Supervisor
 from consumers.topology import unsupported
+from consumers.topology_compare import compare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
         settings = load_settings(argv)
         if settings.check:
             check(settings).show()
-            return 0
+            return look(settings) if settings.connect else 0
         logs.configure(settings.log_format, settings.log_level, process=child.number if child else None)
         if child is None and settings.processes > 1:
             from aggregator.processes import service  # noqa: PLC0415 - one process needs nothing of it
@@ -66,6 +67,14 @@ def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
     except AggregatorError as exc:
         print(exc, file=sys.stderr)  # noqa: T201
         return FAILED
+
+
+def look(settings: Settings) -> int:
+    """Print what stands at the brokers; return the exit code: 0 if the service could start with it."""
+    found = list(compare(settings))
+    for broker in dict.fromkeys(each.broker for each in found):
+        print("\n".join([f"At {broker}", *(f"  {each}" for each in found if each.broker == broker)]))  # noqa: T201
+    return 0 if all(each.right for each in found) else MISCONFIGURED
 
 
 def load_settings(argv: Sequence[str] | None, application: Aggregator | None = None) -> Settings:

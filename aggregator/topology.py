@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003 - settings hold these dataclasses, and look at their types
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
 
 from aggregator.options import MAX_NAME_BYTES, Count, Unset, option
 from aggregator.route_map import RouteMap  # noqa: TC001 - as above
 from aggregator.units import Duration, Size
-
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
 
 EXCHANGE_TYPES = ("direct", "topic", "fanout", "headers")
 #: What every RabbitMQ has without being asked.
@@ -258,9 +255,5 @@ class Plan:
 
 NOTHING = Plan()
 
-TABLES: dict[str, tuple[type[Entity], dict[str, FieldInfo]]] = {
-    "exchanges": (Exchange, Exchange.model_fields),
-    "queues": (Queue, Queue.model_fields),
-    "bindings": (Binding, Binding.model_fields),
-}
+TABLES: tuple[type[Entity], ...] = (Exchange, Queue, Binding)
 """In the order of docs/configuration.md; the docstring of each is its title."""

@@ -16,11 +16,31 @@ from consumers.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from kombu.connection import Connection
+
     from aggregator.clock import Clock
     from aggregator.config import Route
     from aggregator.metrics import RouteMetrics
     from aggregator.pipeline import Pipeline
     from aggregator.ports import Refused
+
+
+def broker_of(route: Route, *, heartbeat: float) -> Broker:
+    """Return how a route's broker is reached."""
+    return Broker(
+        route.broker.get_secret_value(),
+        heartbeat=heartbeat,
+        ca=str(route.broker_ca) if route.broker_ca else None,
+        server_hostname=route.server_hostname,
+        batched=route.amqp_input == "batched",
+    )
+
+
+def connect(connection: Connection, broker: Broker) -> None:
+    """Connect to the first host that answers, each asked once; raises the client's own error."""
+    connection.ensure_connection(
+        max_retries=broker.hosts - 1, interval_start=0, interval_step=0, reraise_as_library_errors=False
+    )
 
 
 class BrokerSource:
@@ -29,13 +49,7 @@ class BrokerSource:
     def __init__(
         self, route: Route, *, heartbeat: float, on_dead_lettered: Callable[[Sequence[Refused]], None]
     ) -> None:
-        broker = Broker(
-            route.broker.get_secret_value(),
-            heartbeat=heartbeat,
-            ca=str(route.broker_ca) if route.broker_ca else None,
-            server_hostname=route.server_hostname,
-            batched=route.amqp_input == "batched",
-        )
+        broker = broker_of(route, heartbeat=heartbeat)
         self.queue = route.queue
         self.heartbeat = heartbeat
         self.watched = broker.amqp
@@ -58,12 +72,7 @@ class BrokerSource:
             return
         with self._broker.connection() as connection:
             try:
-                connection.ensure_connection(
-                    max_retries=self._broker.hosts - 1,
-                    interval_start=0,
-                    interval_step=0,
-                    reraise_as_library_errors=False,
-                )
+                connect(connection, self._broker)
                 ensure(connection, self.queue, self._entity, self._plan, insist=True)
             except (*connection.connection_errors, *connection.channel_errors) as exc:
                 connection.collect()

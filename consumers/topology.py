@@ -62,7 +62,7 @@ def declare_plan(connection: Any, plan: Plan, *, insist: bool) -> None:
     problems: list[str] = []
     channel = None
     try:
-        for where, described, action in _steps(plan):
+        for place, described, action in _steps(plan):
             channel = channel or connection.channel()
             try:
                 action(channel)
@@ -71,7 +71,7 @@ def declare_plan(connection: Any, plan: Plan, *, insist: bool) -> None:
                     raise
                 _closed(connection, channel)
                 channel = None
-                problems += explained(connection, where, described, exc)
+                problems += explained(connection, place, described, exc)
                 if not connection.connected:
                     break  # RabbitMQ before 4 hangs up for a type of exchange that it does not know
     finally:
@@ -80,24 +80,26 @@ def declare_plan(connection: Any, plan: Plan, *, insist: bool) -> None:
         raise UnrecoverableError("\n".join(problems))
 
 
-def explained(connection: Any, where: str, described: Exchange | Queue, exc: BaseException) -> list[str]:
+def explained(connection: Any, place: str, described: Exchange | Queue, exc: BaseException) -> list[str]:
     """Return a line for each thing that a broker does not like, and what would be right."""
     if first := difference(exc):
         # a declaration names one of them; the others show as each is taken over
-        found = differences(connection, described) or [first]
+        found = [first]
+        with suppress(*connection.channel_errors):
+            found = differences(connection, described) or found
         lines = [told(described, differing) for differing in found]
-        return [f"{where}.{field}: {problem}" for field, problem in lines]
+        return [f"{place}.{field}: {problem}" for field, problem in lines]
     if is_not_found(exc):
-        return [f"{where}: {_absent(described, exc)}"]
+        return [f"{place}: {_absent(described, exc)}"]
     text = str(getattr(exc, "reply_text", None) or exc)
-    return [f"{where}: {advice(exc, described.name) or f'the broker refuses it: {text}'}"]
+    return [f"{place}: {advice(exc, described.name) or f'the broker refuses it: {text}'}"]
 
 
 def differences(connection: Any, described: Exchange | Queue) -> list[Difference]:
     """Return in what the broker's own differs; it has to be there.
 
     What is declared as it is changes nothing, and each refusal names one argument: it is taken over, and
-    the declaration tried again.
+    the declaration tried again. Any other refusal is raised.
     """
     values: dict[str, Any] = {"durable": described.durable, "auto_delete": described.auto_delete}
     arguments = described.amqp_arguments()
@@ -111,7 +113,9 @@ def differences(connection: Any, described: Exchange | Queue) -> list[Difference
             _declare_raw(channel, described, values, arguments)
         except connection.channel_errors as exc:
             differing = difference(exc)
-            if differing is None or differing in found:
+            if differing is None:
+                raise
+            if differing in found:
                 return found
             found.append(differing)
             name = differing.argument
@@ -136,7 +140,7 @@ def unsupported(url: str, plan: Plan) -> Iterator[tuple[str, str]]:
     if scheme == "tarantool":
         for each in everything:
             yield (
-                _where(each),
+                where(each),
                 "tubes are made by tubes.create at the server, and know no exchanges; remove it",
             )
         return
@@ -150,23 +154,23 @@ def unsupported(url: str, plan: Plan) -> Iterator[tuple[str, str]]:
         for each in everything:
             if each.declare != "declare":
                 known = "each process knows only what it has declared itself"
-                yield f"{_where(each)}.declare", f'by {scheme} {known}; "declare" is needed'
+                yield f"{where(each)}.declare", f'by {scheme} {known}; "declare" is needed'
 
 
 def _unsupported_exchange(exchange: Exchange, scheme: str, types: set[str]) -> Iterator[tuple[str, str]]:
-    where = _where(exchange)
+    place = where(exchange)
     if exchange.type == "fanout" and scheme.startswith("redis"):
         problem = "Redis keeps nothing of it for who is away (PUBLISH); a topic exchange and # does"
-        yield f"{where}.type", problem
+        yield f"{place}.type", problem
     elif exchange.type not in types:
         yield (
-            f"{where}.type",
+            f"{place}.type",
             f"by {scheme} there are {', '.join(sorted(types))}; a broker that speaks AMQP has it",
         )
     for field in ("internal", "alternate_exchange", "arguments", "bindings"):
         if getattr(exchange, field):
             yield (
-                f"{where}.{field}",
+                f"{place}.{field}",
                 f"{scheme} has no such thing; remove it, or name a broker that speaks AMQP",
             )
 
@@ -177,7 +181,7 @@ def _unsupported_queue(queue: Queue, scheme: str) -> Iterator[tuple[str, str]]:
         problem = (
             f"{scheme} would read over {', '.join(unknown)}; remove it, or name a broker that speaks AMQP"
         )
-        yield _where(queue), problem
+        yield where(queue), problem
 
 
 # ── steps ──
@@ -192,11 +196,11 @@ def _steps(plan: Plan) -> Iterator[Step]:
             plan.taken and plan.queue is not None and each.name == plan.queue.name and isinstance(each, Queue)
         )
         if each.declare != "leave" and not taken:
-            yield _where(each), each, _action(each)
+            yield where(each), each, _action(each)
     for each in entities:
         if each.declare == "declare":
             for index, binding in enumerate(each.bindings):
-                yield f"{_where(each)}.bindings[{index}]", each, _binder(each, binding)
+                yield f"{where(each)}.bindings[{index}]", each, _binder(each, binding)
     if plan.queue is not None:
         for exchange, pattern in plan.stale:
             yield "route-map", plan.queue, _unbinder(plan.queue, exchange, pattern)
@@ -234,7 +238,7 @@ def _binder(each: Exchange | Queue, binding: Any) -> Callable[[Any], object]:
 def _unbinder(queue: Queue, exchange: str, pattern: str) -> Callable[[Any], object]:
     def unbind(channel: Any) -> None:
         with suppress(AMQPNotImplementedError):
-            kombu_queue(queue)(channel).unbind_from(exchange, pattern)
+            channel.queue_unbind(queue.name, exchange, pattern)
 
     return unbind
 
@@ -270,7 +274,8 @@ def _absent(described: Exchange | Queue, exc: BaseException) -> str:
     return f'{text}; make it first, or let it be made: declare = "declare"'
 
 
-def _where(each: Exchange | Queue) -> str:
+def where(each: Exchange | Queue) -> str:
+    """Return where in the file it is described."""
     return f"{'queues' if isinstance(each, Queue) else 'exchanges'}.{each.name}"
 
 

@@ -31,6 +31,7 @@ DIRECTION = """
     layers rules topology_plan
     topology_reading topology_rules
     config
+    topology_check
     assembly check
     reporting
     application
