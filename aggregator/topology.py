@@ -9,7 +9,7 @@ from collections.abc import Mapping  # noqa: TC003 - settings hold these datacla
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from aggregator.options import MAX_NAME_BYTES, Count, Unset, option
 from aggregator.route_map import RouteMap  # noqa: TC001 - as above
@@ -45,9 +45,10 @@ def name_problem(text: str) -> str | None:
 def _exchange_type(text: str) -> str:
     if text not in EXCHANGE_TYPES and not (text.startswith("x-") and len(text) > len("x-")):
         near = next((kind for kind in EXCHANGE_TYPES if kind[:3] == text[:3].lower()), "")
-        hint = f"; did you mean {near}?" if near else ""
-        known = ", ".join(EXCHANGE_TYPES)
-        raise ValueError(f"{text!r} is no type of exchange; {known}, or a plugin's x-… is needed{hint}")
+        hint = f"did you mean {near}? There are" if near else "there are"
+        raise ValueError(
+            f"{text!r} is no type of exchange; {hint} {', '.join(EXCHANGE_TYPES)}, and plugins' x-…"
+        )
     return text
 
 
@@ -66,7 +67,13 @@ def _exchange_name(text: str) -> str:
     return text
 
 
-Value = StrictBool | StrictInt | float | str
+def _value(value: Any) -> Any:
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError("a text, a number, true or false is needed")  # noqa: TRY004 - pydantic's way
+    return value
+
+
+Value = Annotated[Any, AfterValidator(_value)]
 Arguments = dict[str, Value]
 Declare = Annotated[Literal["declare", "check", "leave"], BeforeValidator(lambda value: value)]
 ExchangeName = Annotated[str, AfterValidator(_exchange_name)]
