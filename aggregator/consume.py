@@ -39,6 +39,12 @@ if TYPE_CHECKING:
 OBJECTS_BEFORE_COLLECTION = 50_000
 
 
+#: How long a thread may keep Python's lock while others want it, where there are several routes. A message
+#: of a quiet route needs it some ten times on its way; beside a flood each may wait so long for every busy
+#: thread (Python's own 5 ms: p99 of 340-540 ms, so: 150 ms; benchmarks/starvation.py).
+TURN_SECONDS = 0.0005
+
+
 def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
     """Run the service; return the exit code: 0 clean, 1 cannot go on, 2 misconfigured.
 
@@ -56,6 +62,8 @@ def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
             return service.run(settings, argv)
         gc.freeze()  # what was imported stays
         gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
+        if len(settings.routes) > 1:
+            sys.setswitchinterval(TURN_SECONDS)
         report = settings.until_empty and child is None
         if settings.app is not None:
             # the same object that the settings came from: its functions may call on it

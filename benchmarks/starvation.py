@@ -98,13 +98,15 @@ def main() -> int:
     parser.add_argument("--flood", type=int, default=500_000, help="messages that wait when it begins")
     parser.add_argument("--broker", choices=("rabbitmq", "rabbitmq4"), default="rabbitmq4")
     parser.add_argument("--repeat", type=int, default=1, help="times that all cases are gone through")
+    parser.add_argument("--only", type=int, choices=range(1, len(CASES) + 1), nargs="+", help="these cases")
     args = parser.parse_args()
+    cases = [CASES[number - 1] for number in args.only or range(1, len(CASES) + 1)]
     print("| quiet route | messages | p50 ms | p99 ms | most ms | flood: messages/s |")
     print("|---|---|---|---|---|---|")
     fleet = Fleet(full_speed=True)
     try:
         rabbit = fleet.get(args.broker)
-        for case in CASES * args.repeat:
+        for case in cases * args.repeat:
             print(run(rabbit, case, args.seconds, args.flood), flush=True)
     finally:
         fleet.close()
@@ -147,7 +149,12 @@ def start(rabbit: RabbitMQ, folder: Path, number: int, routes: Sequence[str]) ->
     path = folder / f"{number}.toml"
     path.write_text(text)
     command = [sys.executable, "-m", "aggregator.consume", "--config", str(path), "--log-level", "warning"]
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), FOLDER: str(folder)}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        FOLDER: str(folder),
+        "SWITCH": os.environ.get("SWITCH", "0.005"),
+    }
     return Running(command, environment, ROOT, folder / f"{number}.log")
 
 

@@ -9,6 +9,7 @@ from amqp import spec
 from amqp.exceptions import AMQPNotImplementedError
 from kombu import entity
 from kombu.connection import Connection
+from kombu.transport.virtual.base import NotEquivalentError
 from kombu.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 
 from aggregator.errors import UnrecoverableError
@@ -66,8 +67,9 @@ def declare_plan(connection: Any, plan: Plan, *, insist: bool) -> None:
             channel = channel or connection.channel()
             try:
                 action(channel)
-            except (*connection.channel_errors, *connection.connection_errors) as exc:
-                if not (is_contradiction(exc) or (insist and is_refusal(exc))):
+            except (*connection.channel_errors, *connection.connection_errors, NotEquivalentError) as exc:
+                other = is_contradiction(exc) or isinstance(exc, NotEquivalentError)
+                if not (other or (insist and is_refusal(exc))):
                     raise
                 _closed(connection, channel)
                 channel = None

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import uuid
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -70,9 +71,13 @@ def publish(url, *messages):
 
 
 def written(tmp_path, name):
-    """Return the keys of what a route has written."""
-    with sqlite3.connect(tmp_path / f"data/{name}.db") as database:
+    """Return the keys of what a route has written; nothing before its table is there."""
+    with (
+        suppress(sqlite3.OperationalError),
+        closing(sqlite3.connect(tmp_path / f"data/{name}.db")) as database,
+    ):
         return sorted(row[0] for row in database.execute("SELECT json_extract(body, '$.key') FROM documents"))
+    return []
 
 
 def test_the_example_takes_each_message_where_it_says(rabbitmq, vhost, service, tmp_path):
@@ -254,3 +259,24 @@ def test_the_check_says_what_is_there_and_what_differs(vhost, tmp_path):
         "exchanges.e": ("would be declared", True),
         "queues.q.message_ttl": ('"30s" is wanted, at the broker it is "5s"', False),
     }
+
+
+def test_what_one_route_cannot_declare_stops_no_other(rabbitmq, vhost, service, tmp_path):
+    with channel_of(vhost) as channel:
+        Queue("bad", max_length=3)(channel).declare()
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "settings.toml"
+    path.write_text(
+        "[queues.bad]\nmax_length = 5\n"
+        + "".join(f'[routes.{name}]\nqueue = "{name}"\nsink = "sqlite:///data/{name}.db"\nsize = 1\n'
+                  for name in ("bad", "good"))
+    )  # fmt: skip
+    running = service("--config", str(path), "--broker", vhost, folder=tmp_path)
+    (line,) = running.wait_event("route_stopped", route="bad")
+    assert "queues.bad.max_length: 5 is wanted, at the broker it is 3; write max_length = 3" in line["reason"]
+    wait_for(lambda: consumers(vhost, "good"), "a consumer", timeout=60, detail=running.last_words)
+    assert publish(vhost, ("", "good", {})) == [None]
+    wait_for(
+        lambda: written(tmp_path, "good") == ["good"], "a document", timeout=60, detail=running.last_words
+    )
+    assert running.stop() in {0, 1}
