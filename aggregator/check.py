@@ -15,12 +15,15 @@ from rich.console import Console
 from rich.text import Text
 
 from aggregator.correlation import shown
-from aggregator.entities import described, notes
+from aggregator.entities import declaration, described, notes
 from aggregator.importing import name_of
 from aggregator.masking import SecretUrl
 from aggregator.partitioning import EXCHANGE_TYPE, partition_name
 from aggregator.rules import duration, fillable_groups, hold, hold_seconds, size_text
 from aggregator.sinks.base import Sink
+from aggregator.topology_check import ends, topology_lines
+from aggregator.topology_rules import map_notes
+from aggregator.topology_rules import notes as notes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,6 +49,7 @@ class Report:
     routes: tuple[RouteReport, ...]
     process: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    topology: tuple[tuple[str, str], ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -59,6 +63,10 @@ class Report:
             yield from (("", f"  {topic:<12} {text}") for topic, text in route.way)
             yield "bold", "  At worst"
             yield from (("", f"  {topic:<12} {text}") for topic, text in route.worst)
+        if self.topology:
+            width = max(len(what) for what, _ in self.topology)
+            yield "bold", "Topology"
+            yield from (("", f"  {what:<{width}} {text}") for what, text in self.topology)
         yield "bold", "Process"
         yield from (("", f"  {topic:<12} {text}") for topic, text in self.process)
         yield from (("yellow", f"Warning: {warning}") for warning in self.warnings)
@@ -94,7 +102,16 @@ def check(settings: Settings) -> Report:
         )
         for name, route in settings.routes.items()
     )
-    return Report(routes, tuple(_process(settings)), settings.notes)
+    found = (*settings.notes, *map_notes(settings.topology), *_topology_notes(settings))
+    return Report(routes, tuple(_process(settings)), found, tuple(topology_lines(settings)))
+
+
+def _topology_notes(settings: Settings) -> Iterator[str]:
+    found = (
+        notes_of(settings.topology, route.topology, route.workers * settings.processes)
+        for route in settings.routes.values()
+    )
+    yield from dict.fromkeys(note for each in found for note in each)  # what two routes need is told once
 
 
 def _way(route: Route) -> Iterator[tuple[str, str]]:
@@ -104,6 +121,8 @@ def _way(route: Route) -> Iterator[tuple[str, str]]:
     yield "from", f"{route.broker} {named}, {workers}"
     if route.entity is not None:
         yield "declared as", described(route.entity)
+    elif (own := ends(route.topology)) is not None:
+        yield "declared as", own
     if route.partitions:
         first, last = (partition_name(route.queue, number) for number in (0, route.partitions - 1))
         queues = f"{route.partitions} quorum queues {first!r} to {last!r}"
@@ -204,7 +223,7 @@ def _process(settings: Settings) -> Iterator[tuple[str, str]]:
 def _warnings(route: Route, processes: int) -> Iterator[str]:
     workers = route.workers * processes
     if route.entity is not None:
-        yield from (f"queue: {note}" for note in notes(route.entity, workers))
+        yield from (f"queue: {note}" for note in notes(declaration(route.entity), workers))
     if processes > 1 and route.aggregate != "documents":
         yield f"aggregate: each of {processes} processes makes documents of the messages that it gets itself"
     if route.id is None:

@@ -6,20 +6,26 @@ This is the only reader of them; everything else is handed a :class:`Settings` o
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from math import ceil
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import ValidationError
 
-from aggregator import rules
+from aggregator import rules, topology_rules
 from aggregator.defaults import DEFAULT_BROKER, DEFAULT_SINK
 from aggregator.errors import ConfigurationError, ConfigurationErrors
 from aggregator.faults import problem_of
 from aggregator.layers import SINGLE_ROUTE, Layers, read
+from aggregator.masking import SecretUrl
 from aggregator.options import MAX_PREFETCH, Connection, Options, ProcessOptions, RouteOptions, RunOptions
+from aggregator.topology import NOTHING, Plan, Topology
+from aggregator.topology_plan import plans
+from aggregator.topology_reading import read_topology
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from aggregator.layers import Application
 
@@ -31,7 +37,17 @@ PARTITION_PREFETCH = 500
 KEYED_REQUEST_ITEMS = 1000
 KEYED_LINGER = 0.005
 
+#: Asked about a broker's URL and what is to be declared there; yields (setting, what is wrong).
+TopologyFault = Callable[[str, Plan], Iterable[tuple[str, str]]]
 Checked = TypeVar("Checked", bound=Options)
+
+
+class _Given(NamedTuple):
+    """What a topology is judged by; ``broker``: the URL at the file's top, None if it is wrong."""
+
+    exchange: str
+    broker: str | None
+    topology_fault: TopologyFault | None
 
 
 class Route(RouteOptions):
@@ -47,6 +63,8 @@ class Route(RouteOptions):
     linger: float
     entity: Any = None
     """The queue as it is to be declared (a ``kombu.Queue``); None: it is taken as it stands."""
+    topology: Plan = NOTHING
+    """What has to stand at its broker before anything is taken from there."""
 
     @property
     def amqp(self) -> bool:
@@ -81,6 +99,7 @@ class Settings(ProcessOptions, RunOptions, Connection):
     """What a process was told. ``broker`` and its companions are those of routes without their own."""
 
     routes: dict[str, Route]
+    topology: Topology = Topology()
     notes: tuple[str, ...] = ()
     """What was noticed while reading and is no fault."""
 
@@ -89,18 +108,26 @@ def load(
     argv: Sequence[str] | None = None,
     *,
     broker_fault: Callable[[str], str | None] | None = None,
+    topology_fault: TopologyFault | None = None,
     application: Application | None = None,
 ) -> Settings:
     """Return the settings from ``argv`` (default: the process's own), environment and file.
 
     ``application`` stands in the place of the file. ``broker_fault`` is asked about each broker's
-    URL and returns what is wrong with it, or None. Raises ``ConfigurationErrors`` with all faults
+    URL and returns what is wrong with it, or None; ``topology_fault`` about what is to be declared
+    there, and yields (setting, problem). Raises ``ConfigurationErrors`` with all faults
     at once, ``SystemExit`` (0) after ``--help``.
     """
-    return resolve(read(sys.argv[1:] if argv is None else argv, application), broker_fault=broker_fault)
+    layers = read(sys.argv[1:] if argv is None else argv, application)
+    return resolve(layers, broker_fault=broker_fault, topology_fault=topology_fault)
 
 
-def resolve(layers: Layers, *, broker_fault: Callable[[str], str | None] | None = None) -> Settings:
+def resolve(
+    layers: Layers,
+    *,
+    broker_fault: Callable[[str], str | None] | None = None,
+    topology_fault: TopologyFault | None = None,
+) -> Settings:
     """Return the settings that were read, wherever from; arguments and errors as those of :func:`load`."""
     faults = list(layers.faults)
     process = _checked(ProcessOptions, layers, None, faults)
@@ -113,16 +140,57 @@ def resolve(layers: Layers, *, broker_fault: Callable[[str], str | None] | None 
     routes = {
         name: _complete(name, options, entities.get(name)) for name, options in checked.items() if options
     }
+    if run is not None and run.connect and not run.check:
+        faults.append(
+            ConfigurationError(layers.label(None, "connect"), "it goes with check; add that, or remove this")
+        )
     for name in names:
         faults += _route_faults(layers, name, routes.get(name), broker_fault)
     faults += rules.common_faults(routes, layers.label)
     if process is not None:
         faults += rules.process_faults(process.processes, routes, layers.label)
+    given = _Given(
+        process.route_map_exchange if process else "",
+        with_vhost(shared.broker.get_secret_value(), shared.vhost) if shared else None,
+        topology_fault,
+    )
+    topology, routes, found = _plan(layers, routes, names, given)
+    faults += found
     faults = list({str(fault): fault for fault in faults}.values())
     if faults or process is None or run is None or shared is None:
         raise ConfigurationErrors(faults)
     values = {**dict(process), **dict(run), **dict(shared)}
-    return Settings.model_construct(**values, routes=routes, notes=tuple(layers.notes))
+    return Settings.model_construct(**values, routes=routes, topology=topology, notes=tuple(layers.notes))
+
+
+def _plan(
+    layers: Layers, routes: dict[str, Route], names: Sequence[str], given: _Given
+) -> tuple[Topology, dict[str, Route], list[ConfigurationError]]:
+    """Return the topology, the routes with what each needs of it, and what is wrong."""
+    faults: list[ConfigurationError] = []
+    queues = {name: route.queue for name, route in routes.items()}
+    topology = read_topology(layers.tables, queues, names, given.exchange, faults)
+    faults += topology_rules.faults(topology)
+    faults += topology_rules.route_faults(topology, routes, layers.label)
+    if faults or given.broker is None or len(routes) < len(names):
+        return topology, routes, faults
+    found = plans(topology, routes, given.broker)
+    faults += topology_rules.homeless(found.homeless)
+    planned = {}
+    for name, route in routes.items():
+        plan = found.routes[name]
+        planned[name] = route.model_copy(update={"topology": plan})
+        judged = given.topology_fault(route.broker.get_secret_value(), plan) if given.topology_fault else ()
+        faults += [ConfigurationError(where, problem) for where, problem in judged]
+    return topology, planned, faults
+
+
+def with_vhost(broker: str, vhost: str | None) -> str:
+    """Return the URL, or several joined by ``;``, with this virtual host in the place of its own."""
+    if vhost is None or not is_amqp(broker):
+        return broker
+    parts = [urlsplit(part) for part in broker.split(";")]
+    return ";".join(urlunsplit(part._replace(path=f"/{quote(vhost, safe='')}")) for part in parts)
 
 
 def is_amqp(broker: str) -> bool:
@@ -174,6 +242,7 @@ def _checked(
 def _complete(name: str, options: RouteOptions, entity: Any = None) -> Route:
     """Fill in what depends on other settings. Already validated: not to be parsed a second time."""
     values: dict[str, Any] = dict(options)
+    values["broker"] = SecretUrl(with_vhost(options.broker.get_secret_value(), options.vhost))
     keyed = options.correlate is not None
     broker = options.broker.get_secret_value()
     workers = options.workers or options.partitions or (AMQP_WORKERS if is_amqp(broker) else 1)

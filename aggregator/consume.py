@@ -25,6 +25,8 @@ from consumers.brokers import broker_fault
 from consumers.route import RunningRoute
 from consumers.sources import make_source
 from consumers.supervisor import Supervisor
+from consumers.topology import unsupported
+from consumers.topology_compare import compare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +41,12 @@ if TYPE_CHECKING:
 OBJECTS_BEFORE_COLLECTION = 50_000
 
 
+#: How long a thread may keep Python's lock while others want it, where there are several routes. A message
+#: of a quiet route needs it some ten times on its way; beside a flood each may wait so long for every busy
+#: thread (Python's own 5 ms: p99 of 340-540 ms, so: 150 ms; benchmarks/starvation.py).
+TURN_SECONDS = 0.0005
+
+
 def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
     """Run the service; return the exit code: 0 clean, 1 cannot go on, 2 misconfigured.
 
@@ -48,7 +56,7 @@ def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
         settings = load_settings(argv)
         if settings.check:
             check(settings).show()
-            return 0
+            return look(settings) if settings.connect else 0
         logs.configure(settings.log_format, settings.log_level, process=child.number if child else None)
         if child is None and settings.processes > 1:
             from aggregator.processes import service  # noqa: PLC0415 - one process needs nothing of it
@@ -56,6 +64,8 @@ def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
             return service.run(settings, argv)
         gc.freeze()  # what was imported stays
         gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
+        if len(settings.routes) > 1:
+            sys.setswitchinterval(TURN_SECONDS)
         report = settings.until_empty and child is None
         if settings.app is not None:
             # the same object that the settings came from: its functions may call on it
@@ -69,9 +79,17 @@ def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
         return FAILED
 
 
+def look(settings: Settings) -> int:
+    """Print what stands at the brokers; return the exit code: 0 if the service could start with it."""
+    found = list(compare(settings))
+    for broker in dict.fromkeys(each.broker for each in found):
+        print("\n".join([f"At {broker}", *(f"  {each}" for each in found if each.broker == broker)]))  # noqa: T201
+    return 0 if all(each.right for each in found) else MISCONFIGURED
+
+
 def load_settings(argv: Sequence[str] | None, application: Aggregator | None = None) -> Settings:
     """Return the settings as :func:`aggregator.config.load` does, with the brokers' URLs looked at."""
-    return load(argv, broker_fault=broker_fault, application=application)
+    return load(argv, broker_fault=broker_fault, topology_fault=unsupported, application=application)
 
 
 class Service:

@@ -1,21 +1,44 @@
-"""A queue as code describes it: a ``kombu.Queue``, declared as it is before anything is consumed.
+"""Queues that are declared by code or by a file: what their declaration means for a route.
 
-Read by its attributes alone: the core knows no broker.
+A ``kombu.Queue`` is read by its attributes alone: the core knows no broker.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+
+class Declaration(NamedTuple):
+    """A queue's declaration in AMQP's words; ``declared``: it is declared by us."""
+
+    arguments: Mapping[str, Any]
+    durable: bool = True
+    auto_delete: bool = False
+    exclusive: bool = False
+    no_ack: bool = False
+    declared: bool = True
+
+
+def declaration(queue: Any) -> Declaration:
+    """Return what a ``kombu.Queue`` declares."""
+    return Declaration(
+        arguments(queue),
+        queue.durable,
+        queue.auto_delete,
+        queue.exclusive,
+        queue.no_ack,
+        not queue.no_declare,
+    )
 
 
 def arguments(queue: Any) -> dict[str, Any]:
-    """Return the arguments of the queue's declaration, those included that kombu has words for."""
+    """Return the arguments of a ``kombu.Queue``, those included that kombu has words for (in seconds)."""
     named = {
-        "x-expires": queue.expires,
-        "x-message-ttl": queue.message_ttl,
+        "x-expires": _ms(queue.expires),
+        "x-message-ttl": _ms(queue.message_ttl),
         "x-max-length": queue.max_length,
         "x-max-length-bytes": queue.max_length_bytes,
         "x-max-priority": queue.max_priority,
@@ -25,7 +48,11 @@ def arguments(queue: Any) -> dict[str, Any]:
     )
 
 
-def faults(queue: Any, *, delivery_limit: int, ack_deadline: float) -> Iterator[tuple[str, str]]:
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1000)
+
+
+def faults(queue: Declaration, *, delivery_limit: int, ack_deadline: float) -> Iterator[tuple[str, str]]:
     """Yield (setting, what is wrong) for a queue that would lose messages by being what it is.
 
     ``ack_deadline`` in seconds.
@@ -36,7 +63,7 @@ def faults(queue: Any, *, delivery_limit: int, ack_deadline: float) -> Iterator[
         # exclusive implies auto_delete in kombu
         if getattr(queue, kind) and not (kind == "auto_delete" and queue.exclusive):
             yield "queue", f"{kind}: a lost connection would delete it, with its messages; remove it"
-    given = arguments(queue)
+    given = queue.arguments
     if given.get("x-queue-type") == "stream":
         yield (
             "queue",
@@ -54,9 +81,9 @@ def faults(queue: Any, *, delivery_limit: int, ack_deadline: float) -> Iterator[
         yield "ack_deadline", f"the queue's x-consumer-timeout is {timeout} ms; that is needed at most"
 
 
-def notes(queue: Any, workers: int) -> Iterator[str]:
+def notes(queue: Declaration, workers: int) -> Iterator[str]:
     """Yield what a queue's declaration means and may not be meant."""
-    given = arguments(queue)
+    given = queue.arguments
     if not queue.durable:
         yield "not durable: a restart of the broker deletes it, with its messages"
     if "x-expires" in given:

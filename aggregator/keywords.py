@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class RouteKeywords(TypedDict, total=False):
     """What can be told one route, or all of them by the application."""
 
+    vhost: str | None
     broker_ca: str | Path | None
     amqp_input: Literal["batched", "standard"]
     server_hostname: str | None
@@ -72,6 +73,7 @@ class ProcessKeywords(RouteKeywords, total=False):
     """What can be told the process."""
 
     processes: int
+    route_map_exchange: str
     grace: Seconds
     heartbeat: Seconds
     metrics_port: int | None

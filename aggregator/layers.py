@@ -37,6 +37,9 @@ PREFIX = "AGGREGATOR_"
 SINGLE_ROUTE = "default"
 """The route's name when no file names any."""
 
+TOPOLOGY = ("exchanges", "queues", "route-map")
+"""Tables of a file beside its routes."""
+
 _ROUTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # what Kubernetes sets for a Service that is called aggregator
 _KUBERNETES = re.compile(rf"{PREFIX}(?:SERVICE_(?:HOST|PORT.*)|PORT(?:_\d+_.*)?)")
@@ -92,12 +95,16 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """All that the user gave. ``routes``: the file's tables by name, empty if there are none."""
+    """All that the user gave. ``routes``: the file's tables by name, empty if there are none.
+
+    ``tables``: its exchanges, queues and route map, as they are written.
+    """
 
     flags: Layer
     environment: Layer
     top: Layer
     routes: Mapping[str, Layer]
+    tables: Mapping[str, Any] = field(default_factory=dict)
     faults: list[ConfigurationError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     application: Application | None = None
@@ -155,15 +162,20 @@ def read(argv: Sequence[str], application: Application | None = None) -> Layers:
     if application is not None:
         data = {**application.process, "routes": application.tables}
     tables = data.pop("routes", {})
+    others = {_spelt(name): data.pop(name) for name in [*data] if _spelt(name) in TOPOLOGY}
     faults += _unknown_keys(
         data, {*ProcessOptions.model_fields, *RouteOptions.model_fields, "check", "until_empty"}, ""
     )
     routes = dict(_routes(tables, faults))
     if application is not None and not tables:
         faults.append(ConfigurationError("routes", "the application has none; app.route(…) makes one"))
-    layers = Layers(flags, variables, Layer(data, "{}"), routes, faults, notes, application)
+    layers = Layers(flags, variables, Layer(data, "{}"), routes, others, faults, notes, application)
     faults += _ambiguous(layers)
     return layers
+
+
+def _spelt(name: str) -> str:
+    return "route-map" if name == "route_map" else name
 
 
 def _shown_passwords(given: Mapping[str, Any]) -> Iterator[str]:
@@ -232,7 +244,7 @@ def _unknown_keys(data: Mapping[str, Any], known: set[str], where: str) -> Itera
         elif where and key in ProcessOptions.model_fields:
             yield ConfigurationError(where + key, "holds for all routes; move it above the first table")
         else:
-            hint = nearest(key.replace("-", "_"), known | ({"routes"} - {"" if where else "x"}))
+            hint = nearest(key.replace("-", "_"), known | (set() if where else {"routes", *TOPOLOGY}))
             yield ConfigurationError(where + key, f"no such setting{hint}")
 
 

@@ -187,6 +187,9 @@ class Connection(Options):
         "where the messages come from: any URL of kombu, or tarantool://user:password@host:port,host2/",
         "URL",
     )
+    vhost: Annotated[Text | None, Unset] = option(
+        None, "the virtual host, in the place of the URL's; AMQP only", "NAME", unset="the URL's"
+    )
     broker_ca: Annotated[File | None, Unset] = option(
         None,
         "certificates (PEM) that the broker's must descend from; amqps only",
@@ -419,6 +422,9 @@ class ProcessOptions(Options):
     heartbeat: Duration = option(
         "20s", "a silent connection is given up after twice this", "DURATION", ge=1, le=3600
     )
+    route_map_exchange: Name = option(
+        "routes", "the exchange of [route-map]: producers publish to it, with a name as routing key", "NAME"
+    )
     metrics_port: Annotated[Count | None, Unset] = option(
         None,
         "serve metrics, /healthz and /readyz here; 0 = any free port",
@@ -447,6 +453,9 @@ class RunOptions(Options):
     )
     check: bool = option(
         False, "show what these settings mean and what is wrong with them; connect to nothing"
+    )
+    connect: bool = option(
+        False, "with --check: ask the brokers too what is there, what would be declared, and what differs"
     )
     until_empty: bool = option(False, "stop once the queues are empty and everything is settled")
 

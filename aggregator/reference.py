@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from aggregator.commandline import default_text, metavar
 from aggregator.options import GROUPS, RunOptions
+from aggregator.topology import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pydantic.fields import FieldInfo
 
 INTRODUCTION = """\
 # Configuration
@@ -48,9 +51,17 @@ reaches `ack_deadline` is refused, and so is an `age` of more than half of it.
 """
 
 
+TOPOLOGY = """\
+# Exchanges, queues, bindings, route map
+
+Tables of the file alone; [topology.md](topology.md) tells what they do. `[route-map]` has a pattern and the
+name of a route in each line: `"video.#" = "media"`.
+"""
+
+
 def markdown() -> str:
     """Return the whole page."""
-    return "\n".join([INTRODUCTION, *_tables()])
+    return "\n".join([INTRODUCTION, *_tables(), TOPOLOGY, *_topology()])
 
 
 def _tables() -> Iterator[str]:
@@ -64,6 +75,23 @@ def _tables() -> Iterator[str]:
                 "|index", "index"
             )
         yield ""
+
+
+def _topology() -> Iterator[str]:
+    for model in TABLES:
+        yield f"## {model.__doc__}\n"
+        yield "| Key | Value | Default | Meaning |\n|---|---|---|---|"
+        for name, info in model.model_fields.items():
+            if name == "name":
+                continue
+            looks = metavar(info) or ("true or false" if info.annotation is bool else "a word")
+            default = "has to be given" if info.is_required() else _default(info)
+            yield f"| `{name}` | {looks} | {default} | {info.description} |"
+        yield ""
+
+
+def _default(info: FieldInfo) -> str:
+    return default_text(info) if info.default not in {"", ()} else "none"
 
 
 if __name__ == "__main__":

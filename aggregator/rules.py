@@ -132,6 +132,7 @@ def route_faults(route: Route, label: Callable[[str], str]) -> Iterator[Configur
     for field, problem in (
         *_entity(route),
         *_encryption(route),
+        *_vhost(route),
         *_names(route),
         *_window(route),
         *_partitions(route),
@@ -191,7 +192,9 @@ def process_faults(
 def _entity(route: Route) -> Iterator[tuple[str, str]]:
     if route.entity is not None:
         yield from entities.faults(
-            route.entity, delivery_limit=route.delivery_limit, ack_deadline=route.ack_deadline
+            entities.declaration(route.entity),
+            delivery_limit=route.delivery_limit,
+            ack_deadline=route.ack_deadline,
         )
 
 
@@ -200,6 +203,16 @@ def _encryption(route: Route) -> Iterator[tuple[str, str]]:
     for field in () if url.startswith("amqps") else ("broker_ca", "server_hostname"):
         if getattr(route, field) is not None:
             yield field, f"{masked(url)} is not encrypted, nothing would be verified; amqps:// is needed"
+
+
+def _vhost(route: Route) -> Iterator[tuple[str, str]]:
+    if route.vhost is not None and not route.amqp:
+        yield (
+            "vhost",
+            f"{masked(route.broker.get_secret_value())} has none; remove it, or name a broker that has",
+        )
+    elif route.vhost is not None and len(route.vhost.encode()) > MAX_NAME_BYTES:
+        yield "vhost", f"the name has {len(route.vhost.encode())} bytes; AMQP allows {MAX_NAME_BYTES}"
 
 
 def is_tubes(url: str) -> bool:

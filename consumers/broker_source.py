@@ -4,21 +4,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aggregator.errors import PublisherUnavailableError, UnrecoverableError
 from consumers.connecting import Broker
 from consumers.dead_letters import DeadLetters
+from consumers.declaring import ensure
 from consumers.inspector import BrokerInspector
 from consumers.partitions import partition
+from consumers.refusals import advice
 from consumers.source import EPOCHS
 from consumers.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from kombu.connection import Connection
+
     from aggregator.clock import Clock
     from aggregator.config import Route
     from aggregator.metrics import RouteMetrics
     from aggregator.pipeline import Pipeline
     from aggregator.ports import Refused
+
+
+def broker_of(route: Route, *, heartbeat: float) -> Broker:
+    """Return how a route's broker is reached."""
+    return Broker(
+        route.broker.get_secret_value(),
+        heartbeat=heartbeat,
+        ca=str(route.broker_ca) if route.broker_ca else None,
+        server_hostname=route.server_hostname,
+        batched=route.amqp_input == "batched",
+    )
+
+
+def connect(connection: Connection, broker: Broker) -> None:
+    """Connect to the first host that answers, each asked once; raises the client's own error."""
+    connection.ensure_connection(
+        max_retries=broker.hosts - 1, interval_start=0, interval_step=0, reraise_as_library_errors=False
+    )
 
 
 class BrokerSource:
@@ -30,13 +53,7 @@ class BrokerSource:
     def __init__(
         self, route: Route, *, heartbeat: float, on_dead_lettered: Callable[[Sequence[Refused]], None]
     ) -> None:
-        broker = Broker(
-            route.broker.get_secret_value(),
-            heartbeat=heartbeat,
-            ca=str(route.broker_ca) if route.broker_ca else None,
-            server_hostname=route.server_hostname,
-            batched=route.amqp_input == "batched",
-        )
+        broker = broker_of(route, heartbeat=heartbeat)
         self.queue = route.queue
         self.heartbeat = heartbeat
         self.watched = broker.amqp
@@ -53,6 +70,23 @@ class BrokerSource:
         )
         self._broker = broker
         self._entity = route.entity
+        self._plan = route.topology
+
+    def prepare(self) -> None:
+        """Declare and look for what the file describes; connects to nothing where it describes nothing."""
+        if not self._plan:
+            return
+        with self._broker.connection() as connection:
+            try:
+                connect(connection, self._broker)
+                entity = self._partitions[0] if self._partitions else self._entity
+                ensure(connection, self.queue, entity, self._plan, insist=True)
+            except (*connection.connection_errors, *connection.channel_errors) as exc:
+                connection.collect()
+                what = advice(exc)
+                if what is not None:
+                    raise UnrecoverableError(what) from exc
+                raise PublisherUnavailableError(f"{connection.as_uri()}: {exc}") from exc
 
     def worker(
         self, number: int, pipeline: Pipeline, *, prefetch: int, metrics: RouteMetrics, clock: Clock
@@ -68,5 +102,6 @@ class BrokerSource:
             epochs=EPOCHS,
             metrics=metrics,
             entity=entity,
+            plan=self._plan,
             clock=clock,
         )

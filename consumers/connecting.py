@@ -101,5 +101,10 @@ def is_contradiction(exc: BaseException) -> bool:
     return _code(exc) in {"406", "503"}
 
 
+def is_refusal(exc: BaseException) -> bool:
+    """Whether a broker says no to what was asked, and would again: no right, no such thing, not allowed."""
+    return _code(exc) in {"403", "404", "405", "406", "503", "530", "540"}
+
+
 def _code(exc: BaseException) -> str:
     return str(getattr(exc, "reply_code", None) or getattr(exc, "code", ""))

@@ -9,11 +9,27 @@ import structlog
 
 from aggregator.errors import UnrecoverableError
 from consumers.connecting import is_contradiction, is_not_found
+from consumers.topology import declare_plan
 
 if TYPE_CHECKING:
     from kombu.entity import Queue
 
+    from aggregator.topology import Plan
+
 log = structlog.get_logger()
+
+
+def ensure(connection: Any, queue: str, entity: Queue | None, plan: Plan, *, insist: bool = False) -> None:
+    """Make sure that a route's queue stands, with all that it needs; the queue as ``entity`` if given.
+
+    ``insist`` and errors: those of :func:`consumers.topology.declare_plan`.
+    """
+    if entity is not None:
+        declare_queue(connection, entity)
+    elif plan.queue is None or plan.taken:
+        ensure_queue(connection, queue)
+    if plan:
+        declare_plan(connection, plan, insist=insist)
 
 
 def ensure_queue(connection: Any, name: str) -> None:

@@ -19,6 +19,7 @@ from aggregator.errors import ConfigurationError, PublisherUnavailableError, Unr
 from aggregator.redis_transport import split_url
 from consumers.publish_amqp import AmqpLine
 from consumers.publish_virtual import VirtualLine
+from consumers.refusals import advice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -184,7 +185,7 @@ class Publisher:
                 raise _NotFoundError(str(exc)) from exc
             # a refused login is not final: credentials may be put right, and workers go on trying as well
             if code in _FINAL_CODES and getattr(exc.__cause__, "method_sig", None) != _LOGIN:
-                raise UnrecoverableError(f"{what}: {exc}") from exc
+                raise UnrecoverableError(f"{what}: {advice(exc.__cause__ or exc) or exc}") from exc
             raise
 
     def _guarded(self, action: Callable[[_Line], None], outcomes: Sequence[str | None]) -> None:

@@ -113,6 +113,7 @@ class RunningRoute:
     def _start(self, now: float) -> None:
         try:
             # before anything is consumed: what is refused has to have a place
+            self._source.prepare()
             self._dead_letters.start()
         except PublisherUnavailableError as exc:
             self._failures += 1

@@ -116,6 +116,13 @@ class Source(Protocol):
         """The look from outside."""
         ...
 
+    def prepare(self) -> None:
+        """Make sure that all stands that was described; connects only where something was.
+
+        Raises ``UnrecoverableError``, or ``PublisherUnavailableError``: call again.
+        """
+        ...
+
     def worker(
         self, number: int, pipeline: Pipeline, *, prefetch: int, metrics: RouteMetrics, clock: Clock
     ) -> SourceWorker:

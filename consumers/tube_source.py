@@ -91,6 +91,9 @@ class TubeSource:
         self._memory = Memory()
         self.inspector = TubeInspector(self._addresses, self._tubes, connect)
 
+    def prepare(self) -> None:
+        """Tubes are made at their servers."""
+
     def worker(
         self, number: int, pipeline: Pipeline, *, prefetch: int, metrics: RouteMetrics, clock: Clock
     ) -> TubeWorker:

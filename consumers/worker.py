@@ -21,7 +21,8 @@ from aggregator.clock import SYSTEM_CLOCK
 from aggregator.entities import arguments
 from aggregator.errors import UnrecoverableError
 from aggregator.intake import delivered_before
-from consumers.declaring import declare_queue, ensure_queue
+from aggregator.topology import NOTHING
+from consumers.declaring import ensure
 from consumers.delivery import AmqpDelivery, BatchedDelivery, KombuDelivery, undecoded
 from consumers.link import ChannelLink
 from consumers.redis_broker import refuse_unfit
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from aggregator.clock import Clock
     from aggregator.metrics import RouteMetrics
     from aggregator.pipeline import Pipeline
+    from aggregator.topology import Plan
     from consumers.connecting import Broker
 
 #: Bound on any single read or write of the socket: a frozen broker must not freeze the worker.
@@ -73,12 +75,14 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
         epochs: Iterator[int],
         metrics: RouteMetrics,
         entity: Queue | None = None,
+        plan: Plan = NOTHING,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         super().__init__(pipeline, name=name, prefetch=prefetch, metrics=metrics, clock=clock)
         self.connection = broker.connection()
         self.queue = queue
         self._entity = entity
+        self._plan = plan
         self._amqp = broker.amqp
         self._redis = broker.redis
         self._heartbeat = broker.heartbeat
@@ -159,10 +163,7 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
                 self._prepare_wait()
                 if self._redis:
                     refuse_unfit(connection)
-                if self._entity is None:
-                    ensure_queue(connection, self.queue)
-                else:
-                    declare_queue(connection, self._entity)
+                ensure(connection, self.queue, self._entity, self._plan)
                 yield connection
             except BaseException:
                 # a frozen broker answers no good-bye: let go without one

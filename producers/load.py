@@ -27,6 +27,7 @@ from aggregator.clock import SYSTEM_CLOCK, sleep
 from aggregator.errors import ConfigurationError, PublisherUnavailableError, UnrecoverableError
 from consumers.publisher import Publisher
 from producers.cli import Parser, run, share, whole
+from producers.route_map import load_route_map
 from producers.shapes import BLOCK, Shape, messages
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _shape(given: Namespace) -> Shape:
     if given.keys > given.count:
         raise ConfigurationError("--keys", f"{given.keys} keys need at least as many messages")
     return Shape(
-        queue=given.queue,
+        queue=_queue(given),
         count=given.count,
         prefix=uuid.uuid4().hex[:12] if given.seed is None else f"seed{given.seed}",
         seed=given.seed or 0,
@@ -176,6 +177,18 @@ def _shape(given: Namespace) -> Shape:
         bad=given.bad,
         duplicates=given.duplicates,
     )
+
+
+def _queue(given: Namespace) -> str:
+    """Return the queue that was named, or the one that the file's route map has for a name."""
+    if given.name is None and given.config is None:
+        return str(given.queue)
+    if given.name is None or given.config is None:
+        raise ConfigurationError("--name", "a name and the --config with its route map go together")
+    try:
+        return load_route_map(given.config).queue(given.name)
+    except LookupError as exc:
+        raise ConfigurationError("--name", str(exc)) from None
 
 
 def _parser() -> Parser:
@@ -195,6 +208,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--patience", type=whole(0), default=0, metavar="SECONDS", help="go on trying without a broker (0)"
     )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings with a [route-map]")
+    parser.add_argument("--name", metavar="NAME", help="publish to the queue that the map has for it")
     parser.add_argument("--anywhere", action="store_true", help="allow brokers beyond this machine")
     return parser
 

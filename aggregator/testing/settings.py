@@ -28,7 +28,7 @@ class Application(Protocol):
 def from_arguments(values: Mapping[str, Any]) -> Route:
     """Return the route of these settings, by the names of the file. Raises ``ConfigurationErrors``."""
     nothing = Layer({}, PREFIX + "{}")
-    layers = Layers(Layer(values, "{}"), nothing, nothing, {}, list(_unknown(values)))
+    layers = Layers(Layer(values, "{}"), nothing, nothing, {}, faults=list(_unknown(values)))
     return choose(resolve(layers).routes, None)
 
 

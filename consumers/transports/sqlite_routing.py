@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from aggregator.topic import matches
 from consumers.transports.sqlite_errors import not_found
 
 if TYPE_CHECKING:
     import sqlite3
 
 EXCHANGE_TYPES: Final = frozenset({"direct", "topic", "fanout"})
-
-
-@lru_cache(maxsize=4096)
-def topic_matches(pattern: str, key: str) -> bool:
-    """Tell whether a topic's binding takes ``key``: ``*`` is one word, ``#`` any number, even none.
-
-    kombu's own matcher asks for one word at least where ``#`` stands, which RabbitMQ does not.
-    """
-    words = key.split(".")
-    reached = {0}  # how many words the pattern's beginning can have used up
-    for part in pattern.split("."):
-        if part == "#":
-            reached = set(range(min(reached), len(words) + 1)) if reached else reached
-        else:
-            reached = {at + 1 for at in reached if at < len(words) and part in ("*", words[at])}
-    return len(words) in reached
 
 
 def route(database: sqlite3.Connection, exchange: str, key: str) -> list[int]:
@@ -44,7 +28,7 @@ def route(database: sqlite3.Connection, exchange: str, key: str) -> list[int]:
     if found[0] == "fanout":
         return _queues(database, "exchange = ?", exchange)
     bindings = database.execute("SELECT routing_key, queue FROM bindings WHERE exchange = ?", (exchange,))
-    return sorted({queue for pattern, queue in bindings if topic_matches(pattern, key)})
+    return sorted({queue for pattern, queue in bindings if matches(pattern, key)})
 
 
 def _queues(database: sqlite3.Connection, condition: str, *values: str) -> list[int]:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Each line may import what stands above it, and nothing beside or below it.
 DIRECTION = """
-    ending signals
+    ending signals topic
     errors clock backoff breaker concurrency ledger standing ports sinks.base closed history
     push json_pointer
     importing schedule redis_transport
@@ -25,12 +25,14 @@ DIRECTION = """
     aggregation
     making flush entrance
     pipeline
-    own keys conditions entities
+    own keys conditions entities route_map
     options
-    commandline
+    commandline topology
     redis_rules
-    layers rules
+    layers rules topology_plan
+    topology_reading topology_rules
     config
+    topology_check
     assembly check
     reporting
     application

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from kombu.exceptions import EncodeError
 
 from aggregator.errors import ConfigurationError
+from aggregator.topic import matches
 from consumers.transports.sqlite_connection import Connection
 from consumers.transports.sqlite_consumers import Consumer, Unacked
 from consumers.transports.sqlite_errors import LeaseLostError
 from consumers.transports.sqlite_locks import OwnerLock, is_dead, sweep
 from consumers.transports.sqlite_message import Prepared
 from consumers.transports.sqlite_properties import pack, unpack
-from consumers.transports.sqlite_routing import topic_matches
 from consumers.transports.sqlite_settings import Settings, parse_url
 from consumers.transports.sqlite_store import Outgoing
 
@@ -156,7 +156,7 @@ _words = st.lists(st.sampled_from(["a", "b", ""]), min_size=1, max_size=5)
 
 @given(st.lists(st.sampled_from(["a", "b", "*", "#"]), min_size=1, max_size=5), _words)
 def test_topics_match_as_amqp_says(pattern, words):
-    assert topic_matches(".".join(pattern), ".".join(words)) == _matches(pattern, words)
+    assert matches(".".join(pattern), ".".join(words)) == _matches(pattern, words)
 
 
 # tags
