@@ -71,6 +71,9 @@ class ProcessKeywords(RouteKeywords, total=False):
     processes: int
     grace: Seconds
     heartbeat: Seconds
+    control: bool
+    control_namespace: str
+    control_broker: str | None
     metrics_port: int | None
     metrics_host: str
     log_format: Literal["auto", "console", "json", "logfmt"]

@@ -5,6 +5,7 @@ Defaults are written as a user would write them, and validated like any other va
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 MAX_PREFETCH = 65_535
 """Prefetch is 16 bits on the wire."""
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 MAX_NAME_BYTES = 255
 """AMQP's limit on the name of a queue or an exchange, in bytes of UTF-8."""
 
@@ -135,6 +137,15 @@ def _name(text: str) -> str:
     return text
 
 
+def _namespace(text: str) -> str:
+    if not _NAMESPACE.fullmatch(text):
+        problem = (
+            f"{text[:60]!r}: up to 64 letters, digits, ., _ and - are needed, the first a letter or digit"
+        )
+        raise ValueError(problem)
+    return text
+
+
 def _file(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"no file at {str(path)!r}; a file of certificates in PEM is needed")
@@ -143,6 +154,7 @@ def _file(path: Path) -> Path:
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, AfterValidator(_name)]
+Namespace = Annotated[str, AfterValidator(_namespace)]
 Crontab = Annotated[str, AfterValidator(_crontab)]
 Zone = Annotated[str, AfterValidator(_zone)]
 Triggers = Annotated[str, AfterValidator(_triggers)]
@@ -392,6 +404,15 @@ class ProcessOptions(Options):
     grace: Duration = option("30s", "time to write and ack what is held after SIGTERM", "DURATION")
     heartbeat: Duration = option(
         "20s", "a silent connection is given up after twice this", "DURATION", ge=1, le=3600
+    )
+    control: bool = option(
+        False, "listen to the commands of python -m aggregator.control, over the routes' broker"
+    )
+    control_namespace: Namespace = option(
+        "aggregator", "services of one namespace hear the same commands: exchange NAMESPACE.pidbox", "NAME"
+    )
+    control_broker: Annotated[SecretUrl | None, Unset] = option(
+        None, "where commands come from, if the routes have several brokers", "URL", unset="the routes'"
     )
     metrics_port: Annotated[Count | None, Unset] = option(
         None,

@@ -17,7 +17,7 @@ DIRECTION = """
     importing schedule
     completion
     delivery correlation content gate request
-    isolation
+    isolation screening revocation
     documents buffer outbox
     settlement merging made push_message templates
     reading intake pushing
@@ -31,7 +31,8 @@ DIRECTION = """
     layers rules
     config
     assembly check
-    reporting
+    retuning reporting
+    commands
     application
 """
 RANK = {
@@ -49,8 +50,9 @@ CLIENTS = {
     "aggregator.sinks.fcm": PUSHING,
     "aggregator.sinks.push": PUSHING,
 }
-#: The core, but for the one that puts all together.
-CORE = [path for path in sorted(ROOT.glob("aggregator/**/*.py")) if path.name != "consume.py"]
+#: The core, but for the programs that put all together.
+PROGRAMS = {"consume.py", "control.py"}
+CORE = [path for path in sorted(ROOT.glob("aggregator/**/*.py")) if path.name not in PROGRAMS]
 
 
 def name_of(path):

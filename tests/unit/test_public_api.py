@@ -160,6 +160,7 @@ def said(name: str, field: FieldInfo) -> str:
         "aggregate": "str | AggregateFunction",
         "merge": "Mapping[str, str]",
         "broker_ca": "str | Path",
+        "control_broker": "str",
     }
     looks = {"DURATION": "Seconds", "SIZE": "Bytes", "N": "int", "PORT": "int", "SHARE": "float"}
     return special.get(name) or looks.get(metavar(field)) or getattr(kind, "__name__", "str")

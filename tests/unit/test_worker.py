@@ -30,6 +30,8 @@ class Pipeline:
 
     def __init__(self):
         self.consuming = True
+        self.pausing = False
+        self.quiet = None
         self.refusing = False
         self.has_room = True
         self.isolate_at = inf
@@ -41,11 +43,20 @@ class Pipeline:
         self.asked = threading.Event()
         self._changed = threading.Condition()
 
+    @property
+    def taking(self):
+        return self.consuming and not self.pausing
+
+    def link_quiet(self, link, *, quiet):
+        with self._changed:
+            self.quiet = quiet
+            self._changed.notify_all()
+
     def wait_until_consuming(self, seconds):
         self.asked.set()
         with self._changed:
             self._changed.wait(seconds)
-        return self.consuming
+        return self.taking
 
     def accept(self, deliveries):
         failure, self.fail = self.fail, None
