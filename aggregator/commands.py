@@ -92,8 +92,9 @@ class Hello(Options):
 
 
 class Revoked(Options):
-    """Ids and keys, each with the seconds that are left."""
+    """Ids and keys of a route, each with the seconds that are left."""
 
+    route: Name
     ids: dict[Name, Left] = Field(default_factory=dict)
     keys: dict[Name, Left] = Field(default_factory=dict)
 
@@ -160,12 +161,12 @@ class Commands:
         """Take over what another node's ``hello`` says is revoked; return how many ids and keys."""
         adopted = 0
         for row in rows if isinstance(rows, list) else ():
-            known = self._routes.get(row.get("route", "")) if isinstance(row, dict) else None
             try:
-                said = Revoked.model_validate({name: row[name] for name in ("ids", "keys")} if known else {})
-            except (ValidationError, KeyError):
+                said = Revoked.model_validate(row)
+            except ValidationError:
                 continue
-            if known and not known.pipeline.revocations.revoke(said.ids, said.keys):
+            known = self._routes.get(said.route)
+            if known is not None and not known.pipeline.revocations.revoke(said.ids, said.keys):
                 adopted += len(said.ids) + len(said.keys)
         return adopted
 
