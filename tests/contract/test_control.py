@@ -98,8 +98,14 @@ class Contract:
         assert stage.send("ping") == {}
 
     @pytest.mark.parametrize(
-        ("to", "who"), [("1@a", {"1@a"}), ("1@a,1@b", {"1@a", "1@b"}), ("a", {"1@a", "2@a"}), ("1@?", {"1@a", "1@b"})]
-    )  # fmt: skip
+        ("to", "who"),
+        [
+            ("1@a", {"1@a"}),
+            ("1@a,1@b", {"1@a", "1@b"}),
+            ("a", {"1@a", "2@a"}),
+            ("1@?", {"1@a", "1@b"}),
+        ],
+    )
     def test_those_hear_it_that_are_meant(self, stage, to, who):
         told = {name: stage.node(name) for name in ("1@a", "2@a", "1@b")}
         assert set(stage.send("ping", to=to)) == who

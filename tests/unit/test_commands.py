@@ -7,6 +7,15 @@ import pytest
 from aggregator.commands import MOST_NAMES, Commands, Controlled
 from aggregator.revocation import MOST
 from aggregator.testing import Harness
+from aggregator.units import DURATION_HELP
+
+
+KNOWN = "ping, stats, groups, flush, pause, resume, revoke, set"
+ORDERS = "'oldest', 'fullest' or 'largest'"
+NEVER_FILLED = (
+    "1 x prefetch 100 = 100 messages never fill a group of 1000;"
+    " at least 1000 is needed, or a size of 100 at most"
+)
 
 
 class Stage:
@@ -183,10 +192,9 @@ def test_a_group_waits_longer_by_a_longer_age():
     [
         ({"size": "0"}, "size: '0' is too small; at least 1 is needed"),
         ({"size": "many"}, "size: 'many' is something else; a whole number is needed"),
-        ({"age": "2"}, "age: 2 has no unit; a number with its unit is needed, like 500ms, 2s, 5m or 1h30m"),
+        ({"age": "2"}, f"age: 2 has no unit; {DURATION_HELP}"),
         ({"age": "20m"}, "age: 20m is more than half the ack deadline of 30m; 15m at most"),
-        ({"size": "1000"}, "prefetch: 1 x prefetch 100 = 100 messages never fill a group of 1000; at least"
-                           " 1000 is needed, or a size of 100 at most"),
+        ({"size": "1000"}, f"prefetch: {NEVER_FILLED}"),
         ({"sise": "5"}, "sise: no such setting; did you mean size?"),
         ({"sink": "x"}, "sink: it cannot be changed while the route runs, only size, bytes, age, idle can"),
         ({"nothing": "x"}, "nothing: no such setting; size, bytes, age, idle can be set"),
@@ -204,20 +212,18 @@ def test_set_is_checked_as_the_configuration_is(values, why):
 @pytest.mark.parametrize(
     ("command", "arguments", "why"),
     [
-        ("shutdown", {}, "'shutdown' is no command; ping, stats, groups, flush, pause, resume, revoke, set are"),
-        ("__init__", {}, "'__init__' is no command; ping, stats, groups, flush, pause, resume, revoke, set are"),
+        ("shutdown", {}, f"'shutdown' is no command; {KNOWN} are"),
+        ("__init__", {}, f"'__init__' is no command; {KNOWN} are"),
         ("ping", {"x": 1}, "x: no such argument; none can be given"),
         ("stats", {"route": "no"}, "route: there is none of the name 'no'; r0 are here"),
         ("stats", {"route": 5}, "route: 5 is something else; a text is needed"),
-        ("groups", {"by": "age"}, "by: 'age' is unknown; 'oldest', 'fullest' or 'largest' is needed; did you mean"
-                                     " largest?"),
+        ("groups", {"by": "age"}, f"by: 'age' is unknown; {ORDERS} is needed; did you mean largest?"),
         ("groups", {"limit": 5000}, "limit: 5000 is too large; at most 1000 is needed"),
         ("flush", {"route": "r0", "keys": ["a"]}, "keys: route r0 has no keys; without one all is one group"),
         ("revoke", {}, "ids: nothing is named; ids of messages, or keys, are needed"),
         ("revoke", {"keys": ["a"]}, "keys: no route here has keys; name ids of messages"),
         ("revoke", {"ids": ["1"], "ttl": "8d"}, "ttl: '8d' is too large; at most 604800s is needed"),
-        ("revoke", {"ids": ["1"], "ttl": "3"}, "ttl: 3 has no unit; a number with its unit is needed, like"
-                                               " 500ms, 2s, 5m or 1h30m"),
+        ("revoke", {"ids": ["1"], "ttl": "3"}, f"ttl: 3 has no unit; {DURATION_HELP}"),
         ("set", {"route": "r0", "values": [1]}, "values: something else"),
     ],
 )  # fmt: skip
