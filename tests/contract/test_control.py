@@ -68,10 +68,10 @@ class Stage:
         """Publish anything to where commands come from."""
         with self.broker.connection() as connection, connection.Producer() as producer:
             options = {"content_type": "application/json", "content_encoding": "utf-8", **properties}
+            exchange = Exchange(f"{self.namespace}.pidbox", "fanout", durable=False, delivery_mode=1)
             producer.publish(
-                body, exchange=Exchange(f"{self.namespace}.pidbox", "fanout", durable=False, delivery_mode=1),
-                routing_key="", serializer=None, **options,
-            )  # fmt: skip
+                body, exchange=exchange, routing_key="", serializer=None, declare=[exchange], **options
+            )
 
 
 class Contract:

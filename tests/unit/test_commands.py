@@ -9,7 +9,6 @@ from aggregator.revocation import MOST
 from aggregator.testing import Harness
 from aggregator.units import DURATION_HELP
 
-
 KNOWN = "ping, stats, groups, flush, pause, resume, revoke, set"
 ORDERS = "'oldest', 'fullest' or 'largest'"
 NEVER_FILLED = (
