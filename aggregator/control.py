@@ -35,7 +35,9 @@ Exit code: 0 if all who were asked have done it; 1 if nobody answered, or one of
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Send the command that ``argv`` holds (default: the process's own); return the exit code."""
-    given = _parser().parse_args(argv)
+    # not the parser's defaults: those of a command would stand in the place of what came before it
+    places: dict[str, Any] = {flag[2:].replace("-", "_"): None for flag in PLACE}
+    given = _parser().parse_args(argv, Namespace(**places, destination=None, timeout="2s", json=False))
     try:
         destination, timeout = destination_of(given.destination), parse_duration(given.timeout)
         arguments = _arguments(given)
@@ -152,8 +154,6 @@ def _parser() -> ArgumentParser:
         allow_abbrev=False,
         parents=[common],
     )
-    defaults: dict[str, Any] = {flag[2:].replace("-", "_"): None for flag in PLACE}
-    parser.set_defaults(**defaults, destination=None, timeout="2s", json=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str, *names: str) -> ArgumentParser:

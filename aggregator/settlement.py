@@ -213,6 +213,9 @@ class Settler:
 
     def discard(self, judged: Sequence[tuple[Delivery, Verdict]]) -> None:
         """Ack deliveries that are not to be written, by the word on each; the ledger knows of it already."""
+        if self._divided:
+            for delivery, word in judged:
+                delivery.part_final(delivery, word)
         for verdict in dict.fromkeys(word.fate for _, word in judged):
             members = [delivery for delivery, word in judged if word.fate is verdict]
             self.acknowledge(list(with_followers(members)), _ENDS[verdict])

@@ -110,4 +110,19 @@ def test_it_ends_while_it_rests_and_while_it_is_about_to():
         route.pause()
         assert route.state == "pausing"
         assert route.stop()
-        assert (written(route), route.queue) == ([1, 2], [])
+        assert (route.state, written(route), route.queue) == ("draining", [1, 2], [])
+
+
+def test_it_rests_only_when_nothing_more_comes_over_any_link():
+    with Harness(size=2) as route:
+        pipeline, link = route._process.pipeline, route._process.workers[0].link
+        pipeline.pause("why")
+        assert not pipeline.step()
+        assert pipeline.state is RouteState.PAUSING
+        pipeline.link_quiet(link, quiet=True)
+        pipeline.link_quiet(link, quiet=False)
+        assert not pipeline.step()
+        assert pipeline.state is RouteState.PAUSING
+        pipeline.link_quiet(link, quiet=True)
+        assert not pipeline.step()
+        assert pipeline.state is RouteState.PAUSED

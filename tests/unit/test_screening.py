@@ -38,6 +38,7 @@ def test_what_is_revoked_is_acked_at_receipt_and_not_written():
         route.revoke("1", "2")
         publish(route, 1)
         assert (route.totals, route.queue) == ({"revoked": 1}, [])
+        assert route._process.pipeline._ledger.unsettled == 0
         publish(route, 3, 4, 2, 5)
         assert written(route) == [3, 4, 5]
         assert route.totals == {"revoked": 2, "written": 3}
