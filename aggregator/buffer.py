@@ -99,6 +99,21 @@ class Batch:
         return sentinel if all(member.redelivered for member in self.deliveries) else None
 
 
+class OpenGroup(NamedTuple):
+    """What is in an open group; ``age``: seconds since its first delivery, ``idle``: since its last.
+
+    ``key``: may be a piece of a document. ``expected``: how many members a count says that there are.
+    """
+
+    key: str | None
+    messages: int
+    sentinels: int
+    bytes: int
+    age: float
+    idle: float
+    expected: int | None
+
+
 class Dropped(NamedTuple):
     """What a lost link takes away: its deliveries, and ``(old, heir)`` where another copy goes on."""
 
@@ -277,6 +292,22 @@ class Buffer:
             self._complete(group, Trigger.FORCED, now)
         return len(groups)
 
+    def complete_by(self, completion: AnyOf, now: float) -> None:
+        """Have other conditions complete groups; an open one that is full by them, or due, goes now."""
+        self._completion = completion
+        for group in list(self._groups.values()):
+            if len(group.deliveries) >= completion.full_messages:
+                self._complete(group, Trigger.SIZE, now)
+            elif group.bytes >= completion.full_bytes:
+                self._complete(group, Trigger.BYTES, now)
+            else:
+                self._schedule(group, self._due(group)[0])
+        self.advance(now)
+
+    def open_groups(self) -> list[Group]:
+        """Return the open groups in the order of their opening, for whoever only looks."""
+        return list(self._groups.values())
+
     def relieve(self, deliveries: int, size: int, now: float, link: Link | None = None) -> None:
         """Complete the oldest groups until this many deliveries and bytes are freed; those of a link alone.
 
@@ -447,6 +478,15 @@ class Buffer:
             # an age of an hour would keep the timer of every group of that hour
             self._timers[:] = [(at, n, g) for at, n, g in self._timers if g.open and at == g.timer]
             heapify(self._timers)
+
+
+def described(group: Group, now: float) -> OpenGroup:
+    """Return what is in a group; it may be on its way meanwhile."""
+    expected = group.announced if group.expected is None else group.expected
+    messages, sentinels = len(group.deliveries), len(group.controls)
+    return OpenGroup(
+        group.key, messages, sentinels, group.bytes, now - group.opened, now - group.last, expected
+    )
 
 
 def _agree(group: Group, expected: int | None) -> None:

@@ -216,6 +216,8 @@ def _process(settings: Settings) -> Iterator[tuple[str, str]]:
     port = settings.metrics_port
     address = f"{settings.metrics_host}:{port or 'any free port'}"
     yield "metrics", "off" if port is None else f"http://{address}/metrics"
+    if settings.control:
+        yield "control", f"commands of namespace {settings.control_namespace!r}"
     yield "shutdown", f"within {duration(settings.grace)}"
     yield "ends", "when its queues are empty" if settings.until_empty else "when told to"
 

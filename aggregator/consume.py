@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from aggregator import logs, sinks
 from aggregator.assembly import make_pipeline
 from aggregator.check import check
 from aggregator.clock import SYSTEM_CLOCK
+from aggregator.commands import Commands, Controlled
 from aggregator.config import Route, Settings, load
 from aggregator.ending import FAILED, MISCONFIGURED
 from aggregator.errors import AggregatorError, ConfigurationError, ConfigurationErrors
@@ -22,6 +24,8 @@ from aggregator.sinks.base import Counting
 from aggregator.sinks.results import with_results
 from aggregator.sinks.seen import with_seen_ids
 from consumers.brokers import broker_fault
+from consumers.control import ControlNode
+from consumers.mailbox import control_place
 from consumers.route import RunningRoute
 from consumers.sources import make_source
 from consumers.supervisor import Supervisor
@@ -89,7 +93,10 @@ def look(settings: Settings) -> int:
 
 def load_settings(argv: Sequence[str] | None, application: Aggregator | None = None) -> Settings:
     """Return the settings as :func:`aggregator.config.load` does, with the brokers' URLs looked at."""
-    return load(argv, broker_fault=broker_fault, topology_fault=unsupported, application=application)
+    settings = load(argv, broker_fault=broker_fault, topology_fault=unsupported, application=application)
+    if settings.control:
+        control_place(settings)
+    return settings
 
 
 class Service:
@@ -112,6 +119,7 @@ class Service:
             clock=SYSTEM_CLOCK,
             signals=child.signals if child else None,
         )
+        self._control = self._make_control() if settings.control else None
 
     def run(self, *, report: bool = False) -> int:
         """Run until a signal, :meth:`stop`, or the queues are empty; return the exit code.
@@ -121,10 +129,12 @@ class Service:
         settings = self._settings
         with ExitStack() as stack:
             if self._child is None:
-                serve(settings, stack, self._metrics.registry, self.lifeless, self.faults)
+                serve(settings, stack, self._metrics.registry, self.lifeless, self.faults, notes=self.notes)
                 announce(settings)
             else:
                 self._child.attend(self, grace=settings.grace)
+            if self._control is not None:
+                stack.enter_context(self._control)
             code = self._supervisor.run()
         if report:
             places = [running.sink.where() for running in self._routes.values()]
@@ -138,6 +148,10 @@ class Service:
     def faults(self) -> list[str]:
         """Return why the process is not ready."""
         return self._supervisor.faults()
+
+    def notes(self) -> list[str]:
+        """Return what is wrong and keeps no route from its work."""
+        return self._control.notes() if self._control is not None else []
 
     def refresh(self) -> None:
         """Write down what is held, for the process that reads it."""
@@ -157,6 +171,16 @@ class Service:
         if route not in self._routes:
             raise LookupError(f"no route {route!r}; there are {', '.join(self._routes)}")
         return self._routes[route].pipeline.force(*keys)
+
+    def _make_control(self) -> ControlNode:
+        routes = {
+            name: Controlled(route, self._routes[name].pipeline)
+            for name, route in self._settings.routes.items()
+        }
+        commands = Commands(routes, totals=self._metrics.totals, clock=SYSTEM_CLOCK, process=os.getpid())
+        node = ControlNode(control_place(self._settings), self._settings.control_namespace, commands)
+        self._metrics.watch_control(lambda: not node.problem)
+        return node
 
 
 def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRoute:

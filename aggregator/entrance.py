@@ -101,10 +101,18 @@ class Entrance:
                 except MessageRefusedError as exc:
                     refused.append(self._intake.refusal(delivery, exc))
         refused += (entry for entry in result.refused if self._is_new(entry.delivery, None, again))
+        self._discard(result, again)
         if self._settler.lingers:
             for key in (*(e[1] for e in result.entries if not e[2]), *(s[1] for s in result.suspects)):
                 self._settler.hurry(key)
         return again, refused
+
+    def _discard(self, result: Sorted, again: list[Delivery]) -> None:
+        """Leave of what is not to be written that which is settled by that."""
+        if not result.screened:
+            return
+        result.screened = [each for each in result.screened if self._is_new(each[0], None, again)]
+        self._ledger.settle(delivery for delivery, _ in result.screened)
 
     def _is_new(self, delivery: Delivery, key: str | None, again: list[Delivery]) -> bool:
         """Ask the ledger. A copy of what is held takes its place; one of what is settled is acked again."""

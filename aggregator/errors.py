@@ -89,6 +89,14 @@ class SinkBlockedError(SinkError):
     """The refusal concerns everything (read-only, security, a missing index): pause the route."""
 
 
+class CommandRefusedError(AggregatorError):
+    """A command cannot be carried out; the text says why, by the argument's name, and what would be right."""
+
+
+class ControlUnavailableError(AggregatorError):
+    """Commands cannot be sent: the broker is not there, or it refuses."""
+
+
 class PublisherUnavailableError(AggregatorError):
     """The broker did not confirm: the connection is lost, silent, or blocked by an alarm.
 

@@ -74,9 +74,12 @@ class History:
     """The last reports of a route, the newest last. Any thread may ask; reports never change."""
 
     def __init__(self, *, full_messages: float = inf, full_bytes: float = inf, kept: int = KEPT) -> None:
-        self._full = full_messages, full_bytes
-        self._bounded = min(self._full) < inf
+        self.full_by(full_messages, full_bytes)
         self._last: deque[BatchReport] = deque(maxlen=kept)
+
+    def full_by(self, messages: float, size: float) -> None:
+        """Say what fills a group from now on; ``inf`` where nothing does."""
+        self._full, self._bounded = (messages, size), min(messages, size) < inf
 
     def report(self, batch: Batch, now: float, ended: float) -> BatchReport:
         """Make the report of a batch that is done with at monotonic ``now``, and keep it."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aggregator.clock import Clock
     from aggregator.correlation import Expression
     from aggregator.delivery import Delivery
+    from aggregator.sinks.base import Verdict
 
 #: Bytes that a document may have beyond its body without having been inflated.
 WRAPPING = 64
@@ -43,6 +44,8 @@ class Sorted:
 
     entries: list[Entry] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
+    #: not to be written, with the last word on each: :mod:`aggregator.screening`
+    screened: list[tuple[Delivery, Verdict]] = field(default_factory=list)
     #: delivery, key, members of its group, and how often it was delivered before
     suspects: list[tuple[Delivery, str | None, int | None, int]] = field(default_factory=list)
 
@@ -82,7 +85,7 @@ class Intake:
         """Read each delivery; whatever is wrong with one concerns that one alone."""
         result = Sorted()
         read_id, alone_at = self.id, self.alone_at
-        plain = self.key is None and self.is_sentinel is None and self.sequence is None
+        plain = self.plain
         # time-ordered, unique over restarts and processes: the milliseconds, the process, a number
         prefix = f"{int(self.clock.time() * 1000):012x}{self._process}"
         for delivery in deliveries:
@@ -117,6 +120,11 @@ class Intake:
                     self.refusal(delivery, MessageRefusedError("unreadable", type(exc).__name__))
                 )
         return result
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing tells one message from another on its way in: no key, and nobody counts members."""
+        return self.key is None and self.is_sentinel is None and self.sequence is None
 
     def suspicion(self, members: Sequence[Delivery]) -> int:
         """Return how often a group that has to be written alone was delivered at most; 0 for any other."""

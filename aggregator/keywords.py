@@ -76,6 +76,9 @@ class ProcessKeywords(RouteKeywords, total=False):
     route_map_exchange: str
     grace: Seconds
     heartbeat: Seconds
+    control: bool
+    control_namespace: str
+    control_broker: str | None
     metrics_port: int | None
     metrics_host: str
     log_format: Literal["auto", "console", "json", "logfmt"]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from aggregator.made import Aggregation, Part
     from aggregator.outbox import Outbox
     from aggregator.request import Request
+    from aggregator.screening import Screening
     from aggregator.settlement import Settler
     from aggregator.sinks.base import Sink
 
@@ -43,10 +44,12 @@ class Maker:
         intake: Intake,
         aggregation: Aggregation | None,
         settler: Settler,
+        screening: Screening,
         clock: Clock,
         on_change: Callable[[float], None],
     ) -> None:
         self._route = route
+        self._screening = screening
         self._changed = lock
         self._sink = sink
         self._outbox = outbox
@@ -62,6 +65,7 @@ class Maker:
         Raises a ``SinkError`` where the sink has to be asked first and does not answer.
         """
         if self._aggregation is None:
+            self._take_out(request, self._screening.judge(request.items))
             self._make_each(request)
         else:
             self._make_groups(request, self._aggregation)
@@ -85,10 +89,7 @@ class Maker:
             if total > self._outbox.max_bytes and total > len(item.document):
                 self._keep(request, position)
                 break
-        if refused:
-            with self._changed:
-                outcome = self._outbox.refuse(request, refused, self._clock.monotonic())
-            self._settler.conclude(outcome, request, "message")
+        self._take_out(request, refused)
 
     def _make_groups(self, request: Request, aggregation: Aggregation) -> None:
         """Put the documents of each group in its place; none for what is left of one that is written."""
@@ -97,10 +98,16 @@ class Maker:
             return
         written = self._written(unmade)
         made: dict[Item, list[Item]] = {}
-        final: list[Final] = []
+        final = self._screening.judge(unmade)
+        screened = {id(delivery) for delivery, _ in final}
         for item in unmade:
-            batch = item.batch
-            group = aggregation.make(batch.key, item.deliveries, self._outbox.max_bytes)
+            batch, members = item.batch, item.deliveries
+            if screened:
+                members = [delivery for delivery in members if id(delivery) not in screened]
+            if not members:
+                made[item] = []
+                continue
+            group = aggregation.make(batch.key, members, self._outbox.max_bytes)
             parts, wrong = group.parts, group.refused
             final += (Final(delivery, _refusal(exc)) for delivery, exc in wrong)
             final += group.final
@@ -108,7 +115,7 @@ class Maker:
                 made[item] = []
                 # what was refused is in no document: it may not have reached the dead-letter queue
                 gone = {id(delivery) for delivery, _ in wrong}
-                final += (Final(d, DUPLICATE) for d in item.deliveries if id(d) not in gone)
+                final += (Final(d, DUPLICATE) for d in members if id(d) not in gone)
                 continue
             if len(parts) == 1 and batch.complete and (name := self._counted_id(batch)):
                 parts = [parts[0]._replace(id=name, fingerprint=hash(name) or 1)]
@@ -124,7 +131,11 @@ class Maker:
 
     def _leave_out(self, request: Request, pushes: Pushes) -> None:
         """Take out of a request what may not be sent at this hour, or never more."""
-        if final := pushes.unsendable(request.items):
+        self._take_out(request, pushes.unsendable(request.items))
+
+    def _take_out(self, request: Request, final: list[Final]) -> None:
+        """Conclude items of a request that do not reach the sink."""
+        if final:
             with self._changed:
                 outcome = self._outbox.refuse(request, final, self._clock.monotonic())
             self._settler.conclude(outcome, request, "message")

@@ -109,6 +109,16 @@ class Metrics:
             registry=self.registry,
         )
 
+    def watch_control(self, listens: Callable[[], bool]) -> None:
+        """Show whether commands reach the process, whenever that is asked for."""
+        gauge = Gauge(
+            "aggregator_control_listens",
+            "1 while commands reach the process; of several processes, how many they reach.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.follow(gauge, lambda: float(listens()))
+
     def follow(self, gauge: Gauge, function: Callable[[], float]) -> None:
         """Have a gauge read from a function whenever it is asked for."""
         if self._followed is None:

@@ -5,6 +5,7 @@ Defaults are written as a user would write them, and validated like any other va
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -34,6 +35,7 @@ MAX_PREFETCH = 65_535
 """Prefetch is 16 bits on the wire."""
 MAX_PARTITIONS = 256
 """Each is a queue, and a thread and a connection of each instance."""
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 MAX_NAME_BYTES = 255
 """AMQP's limit on the name of a queue or an exchange, in bytes of UTF-8."""
 
@@ -137,6 +139,15 @@ def _name(text: str) -> str:
     return text
 
 
+def _namespace(text: str) -> str:
+    if not _NAMESPACE.fullmatch(text):
+        problem = (
+            f"{text[:60]!r}: up to 64 letters, digits, ., _ and - are needed, the first a letter or digit"
+        )
+        raise ValueError(problem)
+    return text
+
+
 def _file(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"no file at {str(path)!r}; a file of certificates in PEM is needed")
@@ -145,6 +156,7 @@ def _file(path: Path) -> Path:
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, AfterValidator(_name)]
+Namespace = Annotated[str, AfterValidator(_namespace)]
 Crontab = Annotated[str, AfterValidator(_crontab)]
 Zone = Annotated[str, AfterValidator(_zone)]
 Triggers = Annotated[str, AfterValidator(_triggers)]
@@ -424,6 +436,15 @@ class ProcessOptions(Options):
     )
     route_map_exchange: Name = option(
         "routes", "the exchange of [route-map]: producers publish to it, with a name as routing key", "NAME"
+    )
+    control: bool = option(
+        False, "listen to the commands of python -m aggregator.control, over the routes' broker"
+    )
+    control_namespace: Namespace = option(
+        "aggregator", "services of one namespace hear the same commands: exchange NAMESPACE.pidbox", "NAME"
+    )
+    control_broker: Annotated[SecretUrl | None, Unset] = option(
+        None, "where commands come from, if the routes have several brokers", "URL", unset="the routes'"
     )
     metrics_port: Annotated[Count | None, Unset] = option(
         None,

@@ -17,7 +17,7 @@ import structlog
 
 from aggregator.backoff import Backoff
 from aggregator.breaker import Breaker
-from aggregator.buffer import LATE_NEW, Buffer
+from aggregator.buffer import LATE_NEW, Buffer, described
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.concurrency import Concurrency
 from aggregator.delivery import Settlement
@@ -29,12 +29,15 @@ from aggregator.ledger import Ledger, with_followers
 from aggregator.making import Maker
 from aggregator.outbox import Outbox
 from aggregator.pushing import Pushes
+from aggregator.revocation import Revocations
+from aggregator.screening import Screening
 from aggregator.settlement import Settler
 from aggregator.standing import PATIENCE, STATES, RouteState, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from aggregator.buffer import OpenGroup
     from aggregator.clock import Clock
     from aggregator.closed import ClosedKeys
     from aggregator.completion import AnyOf
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from aggregator.metrics import RouteMetrics
     from aggregator.ports import DeadLetterPort, Refused
     from aggregator.request import Request
+    from aggregator.screening import Screen
     from aggregator.sinks.base import Sink
 
     Job = Callable[[], None]
@@ -99,9 +103,13 @@ class Pipeline:
         late: str = LATE_NEW,
         most_groups: float = inf,
         partitioned: bool = False,
+        screens: Sequence[Screen] = (),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.name = name
+        #: what nobody may write any more
+        self.revocations = Revocations(clock)
+        self._screening = Screening(self.revocations, *screens)
         self._limits = limits = limits or Limits()
         self._clock = clock
         self._intake = intake
@@ -124,9 +132,10 @@ class Pipeline:
         self._changed = Condition()
         self._alarms: list[float] = []
         self._lost = 0
+        self._quiet_links: set[Link] = set()
         self._hands = 0
         self._closed = False
-        self._consume = Event()
+        self._take = Event()
         #: held by the worker that takes messages one at a time
         self.sifting = Lock()
         self.last_received = -inf
@@ -168,6 +177,7 @@ class Pipeline:
             intake=intake,
             aggregation=aggregation,
             settler=self._settler,
+            screening=self._screening,
             clock=clock,
             on_change=self._nudge,
         )
@@ -187,28 +197,32 @@ class Pipeline:
         #: the dead-letter queue's report: these are safe there
         self.dead_lettered = self._settler.dead_lettered
         metrics.state(self.state.value, STATES)
-        metrics.watch(
-            {
-                "held_messages": lambda: self._buffer.held,
-                "held_groups": lambda: self._buffer.groups,
-                "held_bytes": lambda: self._entrance.held_bytes,
-                "outgoing_messages": lambda: self._outbox.pending,
-                "requests_under_way": lambda: self._outbox.concurrency.under_way,
-                "requests_limit": lambda: self._outbox.concurrency.limit,
-                "dead_letters_pending": lambda: self._dead_letters.pending,
-            }
-        )
+        self._gauges: dict[str, Callable[[], float]] = {
+            "held_messages": lambda: self._buffer.held,
+            "held_groups": lambda: self._buffer.groups,
+            "held_bytes": lambda: self._entrance.held_bytes,
+            "outgoing_messages": lambda: self._outbox.pending,
+            "requests_under_way": lambda: self._outbox.concurrency.under_way,
+            "requests_limit": lambda: self._outbox.concurrency.limit,
+            "dead_letters_pending": lambda: self._dead_letters.pending,
+        }
+        metrics.watch(self._gauges)
 
     # ── what workers ask and tell ──
 
     @property
     def consuming(self) -> bool:
-        """Whether workers shall consume; otherwise they give everything back and wait."""
+        """Whether workers shall keep their links; otherwise they give everything back and wait."""
         return self._standing.consuming
 
+    @property
+    def taking(self) -> bool:
+        """Whether they shall take more: one that is to keep its link and take nothing is pausing."""
+        return self._standing.taking
+
     def wait_until_consuming(self, seconds: float) -> bool:
-        """Wait for :attr:`consuming`, at most so long; return it."""
-        return self._consume.wait(seconds)
+        """Wait for :attr:`taking`, at most so long; return it."""
+        return self._take.wait(seconds)
 
     @property
     def has_room(self) -> bool:
@@ -252,6 +266,8 @@ class Pipeline:
         """Take all that one read of a socket brought. Called by the worker that owns their link."""
         now = self._clock.monotonic()
         result = self._intake.sort(deliveries)
+        if self._intake.plain:
+            self._screening.receive(result)
         self._metrics.received.inc(len(deliveries))
         with self._changed:
             self.last_received = now
@@ -260,6 +276,8 @@ class Pipeline:
             self._entrance.dispatch(now)
             self._nudge(now)
         self._settler.acknowledge(again, "duplicate")
+        if result.screened:
+            self._settler.discard(result.screened)
         if refused:
             self._settler.refuse(refused)
             with self._changed:
@@ -308,6 +326,7 @@ class Pipeline:
         with self._changed:
             if self._entrance.links.pop(link, None) is None:
                 return
+            self._quiet_links.discard(link)
             self._lost += 1
             self._entrance.linked = self._clock.monotonic()
             dropped, heirs = self._buffer.drop(link)
@@ -316,6 +335,15 @@ class Pipeline:
             self._settler.give_up(dropped)
             self._drop_dead()
             self._changed.notify()  # there is less to come, and an id may be free
+
+    def link_quiet(self, link: Link, *, quiet: bool) -> None:
+        """Say whether nothing more comes over a link: its consumers are cancelled, all is handed over."""
+        with self._changed:
+            if quiet and link in self._entrance.links:
+                self._quiet_links.add(link)
+            else:
+                self._quiet_links.discard(link)
+            self._changed.notify()
 
     # ── what flush threads do ──
 
@@ -336,6 +364,8 @@ class Pipeline:
             self._do(job)
         return job is not None
 
+    # ── what people ask for ──
+
     def force(self, *keys: str | None) -> int:
         """Complete the groups of these keys now, of all if none is named; return how many there were."""
         with self._changed:
@@ -345,6 +375,44 @@ class Pipeline:
             self._entrance.dispatch(now)
             self._nudge(now)
         return forced
+
+    def pause(self, reason: str) -> bool:
+        """Take nothing more, write what is held, rest until :meth:`resume`; return whether that is new."""
+        with self._changed:
+            if new := self._standing.pause(reason):
+                self._tell_state()
+        if new:
+            self._log.info("route_pauses", reason=reason)
+        return new
+
+    def resume(self) -> bool:
+        """Take up again what was paused; return whether that is new."""
+        with self._changed:
+            if new := self._standing.unpause(self._clock.monotonic()):
+                self._tell_state()
+        if new:
+            self._log.info("route_resumes")
+        return new
+
+    def complete_by(self, completion: AnyOf) -> None:
+        """Have other conditions complete groups from now on, the open ones too."""
+        with self._changed:
+            now = self._clock.monotonic()
+            self._buffer.advance(now)
+            self._buffer.complete_by(completion, now)
+            self.history.full_by(completion.full_messages, completion.full_bytes)
+            self._entrance.dispatch(now)
+            self._nudge(now)
+
+    def held(self) -> dict[str, float]:
+        """Return how much is held, on its way and refused, by the names of the metrics."""
+        return {name: value() for name, value in self._gauges.items() if name != "requests_limit"}
+
+    def groups(self) -> list[OpenGroup]:
+        """Return the open groups, in the order of their opening; some may go meanwhile."""
+        with self._changed:
+            groups, now = self._buffer.open_groups(), self._clock.monotonic()
+        return [described(group, now) for group in groups]
 
     # ── how it ends ──
 
@@ -390,6 +458,8 @@ class Pipeline:
         sentinels = self._settler.wake_at
         if not self.consuming:
             return min(self._probe_due(), sentinels)
+        if self._buffer.held and self.state is RouteState.PAUSING:
+            return now
         outbox = self._outbox.wake_at(now, quiet=self._quiet)
         due = min(outbox, self._buffer.next_deadline, self._entrance.relief_at(), sentinels)
         if self._outbox.isolation and not (self._hands or self._gathers or self._quiet):
@@ -417,16 +487,26 @@ class Pipeline:
         elif self.state is RouteState.WAITING:
             if now >= self._probe_due():
                 job = self._probe
-        elif self.state is not RouteState.STOPPED:
+        elif self.consuming:
             self._look_at_dead_letters(now)
             self._buffer.advance(now)
+            if self.state is RouteState.PAUSING:
+                self._buffer.force(now)
             self._entrance.relieve(now)
             self._entrance.dispatch(now)
-            hurry = self.state is RouteState.DRAINING
+            hurry = self.state is not RouteState.RUNNING
             request = self._outbox.take(now, hurry=hurry, quiet=self._quiet)
             job = partial(self._send, request, self._lost) if request is not None else None
+            self._rest()
         self._hands += job is not None
         return job
+
+    def _rest(self) -> None:
+        """Be paused once nothing more comes and all that came is settled: then nothing goes back."""
+        if self.state is not RouteState.PAUSING or self._buffer.held or self._under_way:
+            return
+        if self._quiet_links.issuperset(self._entrance.links) and self._standing.rest():
+            self._tell_state()
 
     def _do(self, job: Job) -> None:
         try:
@@ -532,10 +612,10 @@ class Pipeline:
 
     def _tell_state(self) -> None:
         self._metrics.state(self.state.value, STATES)
-        if self.consuming:
-            self._consume.set()
+        if self.taking:
+            self._take.set()
         else:
-            self._consume.clear()
+            self._take.clear()
         for link in self._entrance.links:
             link.wake()
         self._changed.notify_all()

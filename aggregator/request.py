@@ -10,7 +10,7 @@ from aggregator.sinks.base import Fate, Verdict
 if TYPE_CHECKING:
     from aggregator.delivery import Item
 
-FINAL = frozenset({Fate.WRITTEN, Fate.DUPLICATE, Fate.EXPIRED, Fate.REFUSED, Fate.DEAD_LETTER})
+FINAL = frozenset({Fate.WRITTEN, Fate.DUPLICATE, Fate.EXPIRED, Fate.REVOKED, Fate.REFUSED, Fate.DEAD_LETTER})
 
 
 class Request:

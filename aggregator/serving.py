@@ -44,11 +44,19 @@ class _Handler(WSGIRequestHandler):
 class MetricsServer:
     """Serves in a thread of its own from :meth:`start` to :meth:`stop`.
 
-    ``healthy`` and ``ready`` return what is wrong; ``/healthz`` and ``/readyz`` answer 503 with it.
+    ``healthy`` and ``ready`` return what is wrong; ``/healthz`` and ``/readyz`` answer 503 with it. What
+    ``notes`` returns is told below, and changes no answer.
     """
 
     def __init__(
-        self, host: str, port: int, registry: CollectorRegistry, healthy: Check, ready: Check
+        self,
+        host: str,
+        port: int,
+        registry: CollectorRegistry,
+        healthy: Check,
+        ready: Check,
+        *,
+        notes: Check = list,
     ) -> None:
         metrics = make_wsgi_app(registry)
         checks = {"/healthz": healthy, "/readyz": ready}
@@ -61,7 +69,8 @@ class MetricsServer:
             faults = check() if check else ["/metrics, /healthz and /readyz are here"]
             status = "200 OK" if not faults else "503 Service Unavailable" if check else "404 Not Found"
             start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-            return ["\n".join([*(faults or ["ok"]), ""]).encode()]
+            told = notes() if check else []
+            return ["\n".join([*(faults or ["ok"]), *told, ""]).encode()]
 
         try:
             self._server = make_server(host, port, app, _Server, _Handler)
@@ -91,12 +100,20 @@ class MetricsServer:
 
 
 def serve(
-    settings: Settings, stack: ExitStack, registry: CollectorRegistry, healthy: Check, ready: Check
+    settings: Settings,
+    stack: ExitStack,
+    registry: CollectorRegistry,
+    healthy: Check,
+    ready: Check,
+    *,
+    notes: Check = list,
 ) -> None:
     """Serve on the port that the settings name, if any, until ``stack`` ends."""
     if settings.metrics_port is None:
         return
-    server = MetricsServer(settings.metrics_host, settings.metrics_port, registry, healthy, ready)
+    server = MetricsServer(
+        settings.metrics_host, settings.metrics_port, registry, healthy, ready, notes=notes
+    )
     stack.callback(server.stop)
     server.start()
     log.info("metrics", url=f"http://{settings.metrics_host}:{server.port}/metrics")

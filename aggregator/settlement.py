@@ -46,12 +46,13 @@ _BADNESS = {
     Fate.WRITTEN: 0,
     Fate.DUPLICATE: 1,
     Fate.EXPIRED: 2,
-    Fate.REFUSED: 3,
-    Fate.DEAD_LETTER: 4,
-    Fate.BLOCKED: 5,
+    Fate.REVOKED: 3,
+    Fate.REFUSED: 4,
+    Fate.DEAD_LETTER: 5,
+    Fate.BLOCKED: 6,
 }
 #: Those that are acked, by their name in metrics.
-_ENDS = {Fate.DUPLICATE: "duplicate", Fate.EXPIRED: "expired", Fate.REFUSED: "refused"}
+_ENDS = {fate: fate.value for fate in (Fate.DUPLICATE, Fate.EXPIRED, Fate.REVOKED, Fate.REFUSED)}
 #: What says something of the route's health: a dead token, or a time that is over, does not.
 _HEALTHY = frozenset({"written", "duplicate"})
 
@@ -209,6 +210,15 @@ class Settler:
             # by recipient: one that is refused in each message is no fault of the route
             self._breaker.pass_(passed)
             self._breaker.trips(refused)
+
+    def discard(self, judged: Sequence[tuple[Delivery, Verdict]]) -> None:
+        """Ack deliveries that are not to be written, by the word on each; the ledger knows of it already."""
+        if self._divided:
+            for delivery, word in judged:
+                delivery.part_final(delivery, word)
+        for verdict in dict.fromkeys(word.fate for _, word in judged):
+            members = [delivery for delivery, word in judged if word.fate is verdict]
+            self.acknowledge(list(with_followers(members)), _ENDS[verdict])
 
     def dead_lettered(self, refused: Sequence[Refused]) -> None:
         """Settle deliveries that are safe in the dead-letter queue. Called by its thread."""

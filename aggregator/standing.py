@@ -23,11 +23,16 @@ class RouteState(Enum):
     RUNNING = "running"
     DRAINING = "draining"
     """Stopping: what is held is written."""
+    PAUSING = "pausing"
+    """Told to rest: nothing more is taken, what is held is written."""
+    PAUSED = "paused"
+    """At rest: nothing is held, nothing is consumed, until somebody says so."""
     STOPPED = "stopped"
     """The fault needs a person: nothing is consumed until the process starts again."""
 
 
 STATES = tuple(state.value for state in RouteState)
+_LINKED = frozenset({RouteState.RUNNING, RouteState.DRAINING, RouteState.PAUSING})
 
 
 class Standing:
@@ -49,8 +54,13 @@ class Standing:
 
     @property
     def consuming(self) -> bool:
-        """Whether workers shall consume; otherwise they give everything back and wait."""
-        return self.state is RouteState.RUNNING or self.state is RouteState.DRAINING
+        """Whether workers shall keep their links; otherwise they give everything back and wait."""
+        return self.state in _LINKED
+
+    @property
+    def taking(self) -> bool:
+        """Whether they shall take more over them."""
+        return self.state is RouteState.RUNNING
 
     @property
     def probe_at(self) -> float:
@@ -77,7 +87,11 @@ class Standing:
         route to which it happens again and again waits longer each time, or it would eat up the
         broker's delivery limit.
         """
-        if failing < self.patience or self.state is not RouteState.RUNNING:
+        if failing < self.patience:
+            return False
+        if self.state is RouteState.PAUSING:
+            return self.rest(f"{self.reason}; what was not written went back: {problem}")
+        if self.state is not RouteState.RUNNING:
             return False
         self._outages = self._outages + 1 if now - self._resumed_at < 2 * self.patience else 1
         first = min(OUTAGE_SECONDS, self.patience)
@@ -92,9 +106,38 @@ class Standing:
 
         ``linked``: whether workers still hold what came before the sink went away.
         """
-        if self.state is not RouteState.RUNNING and not (self.state is RouteState.WAITING and linked):
+        running = self.state is RouteState.RUNNING or self.state is RouteState.PAUSING
+        if not running and not (self.state is RouteState.WAITING and linked):
             return False
         self.state, self.reason = RouteState.DRAINING, "stopping"
+        return True
+
+    def pause(self, reason: str) -> bool:
+        """Rest once what is held is written, or at once where the sink is away; whether that is new."""
+        if self.state is RouteState.RUNNING:
+            self.state, self.reason = RouteState.PAUSING, reason
+        elif self.state is RouteState.WAITING:
+            self.state, self.reason = RouteState.PAUSED, reason
+        else:
+            return False
+        return True
+
+    def rest(self, reason: str = "") -> bool:
+        """Be at rest; return whether that is new."""
+        if self.state is not RouteState.PAUSING:
+            return False
+        self.state, self.reason = RouteState.PAUSED, reason or self.reason
+        return True
+
+    def unpause(self, now: float) -> bool:
+        """Take up again, from rest by way of a probe; return whether that is new."""
+        if self.state is RouteState.PAUSING:
+            self.resume(now)
+        elif self.state is RouteState.PAUSED:
+            self._probes, self._probe_at = 0, -inf
+            self.state, self.reason = RouteState.WAITING, "resuming"
+        else:
+            return False
         return True
 
     def stop(self, reason: str) -> bool:

@@ -24,6 +24,21 @@ def broker_fault(url: str) -> str | None:
     return next((fault for part in url.split(";") if (fault := _fault(part))), None)
 
 
+def control_fault(url: str) -> str | None:
+    """Return why commands cannot come over ``url``, and what would be right, or None."""
+    scheme = url.partition("://")[0].partition("+")[0]
+    if scheme == TARANTOOL:
+        return "commands cannot come over tubes; name a broker of kombu's as control_broker"
+    if scheme == "memory":
+        return "what is in memory is seen by one process alone, nobody could send it a command; name a broker"
+    if problem := broker_fault(url):
+        return problem
+    implements = Connection(url.partition(";")[0]).transport.implements
+    if "fanout" not in implements.exchange_type:
+        return f"{scheme} has no fanout exchanges, commands need one; name another broker as control_broker"
+    return None
+
+
 def _fault(url: str) -> str | None:
     scheme = url.partition("://")[0].partition("+")[0]
     if scheme == TARANTOOL:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: Unique in the process: a delivery of one link is never taken for one of another.
 EPOCHS = count(1)
 #: What workers may be at.
-STATES = ("connecting", "isolating", "consuming", "waiting", "stopping", "stopped")
+STATES = ("connecting", "isolating", "consuming", "pausing", "waiting", "stopping", "stopped")
 
 
 class QueueStatus(NamedTuple):

@@ -160,6 +160,7 @@ class TubeWorker(Working):
         self._connect = connect
         self._awake = Event()
         self._client: Tarantool | None = None
+        self._quiet = False
 
     def wake(self) -> None:
         """Have the worker look around at once. Any thread may call; never blocks."""
@@ -180,6 +181,7 @@ class TubeWorker(Working):
         link = TubeLink(
             client, next(self._epochs), wake=self.wake, on_buried=self._burials.buried, clock=self._clock
         )
+        self._quiet = False
         try:
             self._pipeline.link_opened(link, self.prefetch)
             while self._iterate(client, link):
@@ -196,7 +198,12 @@ class TubeWorker(Working):
         if self.stopping.is_set():
             self.state = "stopping"
             self.cancelled.set()
-        took = not self.cancelled.is_set() and self._take(client, link)
+        taking = self._pipeline.taking
+        if taking is self._quiet:
+            self._quiet = not taking
+            self._pipeline.link_quiet(link, quiet=self._quiet)
+            self.state = "pausing" if self._quiet else "connecting"
+        took = taking and not self.cancelled.is_set() and self._take(client, link)
         link.perform(self._metrics.ack_lag_seconds.observe)
         link.touch()
         self.beat = self._clock.monotonic()
@@ -226,7 +233,7 @@ class TubeWorker(Working):
         return bool(deliveries) or not link.unsettled
 
     def _wait(self, link: TubeLink) -> None:
-        looks = not self.cancelled.is_set() and link.unsettled < self.prefetch
+        looks = not (self.cancelled.is_set() or self._quiet) and link.unsettled < self.prefetch
         self._awake.wait(LOOK_SECONDS if looks else TICK_SECONDS)
         self._awake.clear()
 

@@ -97,6 +97,7 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
         self._wakes.register(self._wake_read, select.POLLIN)
         # a queue with a single active consumer knows no get
         self._sifts = entity is None or not arguments(entity).get("x-single-active-consumer")
+        self._quiet = False
         self._link: Any = None
         self._socket: Any = None
         self.losses = (*self.connection.connection_errors, *self.connection.channel_errors)
@@ -122,7 +123,7 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
     ) -> Iterator[None]:
         """Consume over one link, until it is lost or the route or the process wants no more."""
         with self.consumer_context(**kwargs) as (_, _, consumers):
-            self._failures = 0
+            self._failures, self._quiet = 0, False
             self.state = "consuming"
             if self._socket is not None:
                 self._socket.settimeout(IO_SECONDS)
@@ -217,7 +218,7 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
 
     @property
     def _leaves(self) -> bool:
-        return self.should_stop or not self._pipeline.consuming
+        return self.should_stop or not self._pipeline.taking
 
     def _sift(self, channel: Any) -> None:
         """Get what was delivered before one by one, and nothing more while a suspect has no verdict.
@@ -306,6 +307,8 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
         if not self._pipeline.consuming:
             self._part(consumers)
             return False  # closing the channel gives everything back, once
+        if self._pipeline.taking is self._quiet and not self._turn_quiet(consumers):
+            return False
         if self.should_stop and not self.cancelled.is_set():
             self.state = "stopping"
             for consumer in consumers:
@@ -317,6 +320,24 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
         self._hand_over()
         self._settle(flush=released)
         return not released
+
+    def _turn_quiet(self, consumers: list[Any]) -> bool:
+        """Take nothing more over the link, or take up again; return whether that can be done with it."""
+        self._quiet = not self._quiet
+        if not self._quiet:
+            if not consumers:
+                return False  # it was opened while nothing was to be taken
+            self._pipeline.link_quiet(self._link, quiet=False)
+            for consumer in consumers:
+                consumer.consume()
+            self.state = "consuming"
+            return True
+        self.state = "stopping" if self.should_stop else "pausing"
+        for consumer in consumers:
+            consumer.cancel()
+        self._hand_over()
+        self._pipeline.link_quiet(self._link, quiet=True)
+        return True
 
     def _settle(self, *, flush: bool = False) -> None:
         self._link.perform(self._metrics.ack_lag_seconds.observe, flush=flush)

@@ -57,7 +57,7 @@ class Working:
         """Work until told to stop, over as many links as it takes."""
         while not self.stopping.is_set():
             self.beat = self._clock.monotonic()
-            if not self._pipeline.consuming:
+            if not self._pipeline.taking:
                 self.state = "waiting"
                 self._pipeline.wait_until_consuming(TICK_SECONDS / 4)
                 continue

@@ -148,6 +148,7 @@ class LeashedWorker(TubeWorker):
         self.session = self._client = self._connect(self._address)
         epoch, buried = next(self._epochs), self._burials.buried
         self.link = TubeLink(self.session, epoch, wake=self.wake, on_buried=buried, clock=self._clock)
+        self._quiet = False
         self._pipeline.link_opened(self.link, self.prefetch)
 
     def step(self):

@@ -47,6 +47,9 @@ class Work(Protocol):
     def faults(self) -> list[str]:
         """Return why it is not ready."""
 
+    def notes(self) -> list[str]:
+        """Return what is wrong and keeps no route from its work."""
+
     def refresh(self) -> None:
         """Write down what is held."""
 
@@ -104,11 +107,11 @@ class Child:
 def _report(work: Work) -> dict[str, Any]:
     try:
         work.refresh()
-        return {"lifeless": work.lifeless(), "faults": work.faults()}
+        return {"lifeless": work.lifeless(), "faults": work.faults(), "notes": work.notes()}
     except Exception as exc:
         # whatever it is, the parent must still be heard
         log.exception("report_failed")
-        return {"lifeless": [f"it cannot say how it is: {type(exc).__name__}"], "faults": []}
+        return {"lifeless": [f"it cannot say how it is: {type(exc).__name__}"], "faults": [], "notes": []}
 
 
 def main(arguments: Sequence[str]) -> int:

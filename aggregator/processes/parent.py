@@ -105,6 +105,13 @@ class Parent:
             faults += [f"process {process.number}: {fault}" for fault in said]
         return faults
 
+    def notes(self) -> list[str]:
+        """Return what is wrong with processes and keeps no route from its work."""
+        answers = self.refresh().items()
+        return [
+            f"process {number}: {note}" for number, answer in answers if answer for note in answer["notes"]
+        ]
+
     # ── while it runs ──
 
     def _force(self) -> None:

@@ -23,6 +23,8 @@ class Fate(Enum):
     """Not now: this item alone is sent again, after a pause."""
     EXPIRED = "expired"
     """Its time is over: it was not sent and never will be. Its message is done."""
+    REVOKED = "revoked"
+    """Somebody has said that it shall not be written. Its message is done."""
     REFUSED = "refused"
     """Never, and there is nothing to look into: a device whose token is dead. Its message is done."""
     DEAD_LETTER = "dead_letter"

@@ -23,7 +23,7 @@ from aggregator.testing.sink import MemorySink
 from aggregator.units import parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
     from types import TracebackType
@@ -190,6 +190,23 @@ class Harness(Running):
         forced = self._process.pipeline.force(*keys)
         self._work()
         return forced
+
+    def pause(self) -> None:
+        """Have the route take nothing more, and rest once what it holds is written."""
+        self._process.pipeline.pause("told to by the test")
+        self._work()
+
+    def resume(self) -> None:
+        """Have the route take up again what was paused."""
+        self._process.pipeline.resume()
+        self._work()
+
+    def revoke(self, *ids: str, keys: Sequence[str] = (), ttl: float | str = "3h") -> None:
+        """Have messages of these ids, and all of these keys, not be written for so long."""
+        seconds = seconds_of(ttl)
+        revocations = self._process.pipeline.revocations
+        revocations.revoke(dict.fromkeys(ids, seconds), dict.fromkeys(keys, seconds))
+        self._work()
 
     def crash(self) -> None:
         """Kill the process: a new one starts over the same queue and the same store."""

@@ -35,6 +35,7 @@ class MemoryWorker:
     def __init__(self, number: int, prefetch: int, broker: MemoryBroker, pipeline: Pipeline) -> None:
         self.link: QueueLink | None = None
         self.cancelled = False
+        self.quiet = False
         self._number = number
         self._prefetch = prefetch
         self._broker = broker
@@ -44,10 +45,14 @@ class MemoryWorker:
         """Send the acks that are due; part from a route that waits, connect to one that runs."""
         link, consuming = self.link, self._pipeline.consuming
         if link is None:
-            if consuming and not self.cancelled:
+            if self._pipeline.taking and not self.cancelled:
                 self._connect()
                 return True
             return False
+        if self._pipeline.taking is self.quiet:
+            self.quiet = not self.quiet
+            self._pipeline.link_quiet(link, quiet=self.quiet)
+            return True
         settled = link.perform(lambda _seconds: None)
         if not consuming:
             self.lose()  # closing the channel gives everything back, once
@@ -56,7 +61,7 @@ class MemoryWorker:
     def read(self) -> bool:
         """Take one message, if there is one for this worker and room for it."""
         link = self.link
-        if link is None or self.cancelled or not (self._pipeline.consuming and self._pipeline.has_room):
+        if link is None or self.cancelled or not (self._pipeline.taking and self._pipeline.has_room):
             return False
         found = self._broker.deliver(link, 1)
         if found:
@@ -73,6 +78,7 @@ class MemoryWorker:
                 self._pipeline.link_lost(link)
 
     def _connect(self) -> None:
+        self.quiet = False
         self.link = link = self._broker.connect(self._prefetch, QueueLink, self._number)
         self._pipeline.link_opened(link, self._prefetch)
 

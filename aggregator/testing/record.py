@@ -25,6 +25,7 @@ _TOLD = {
     Fate.DUPLICATE: "duplicate",
     Fate.REFUSED: "refused",
     Fate.EXPIRED: "expired",
+    Fate.REVOKED: "revoked",
 }
 
 
@@ -73,7 +74,7 @@ class Record:
         """Note each batch that a route completes, and what has its last word unsent."""
         # they tell nobody else
         buffer, settler = pipeline._buffer, pipeline._settler  # noqa: SLF001
-        take, conclude = buffer.take, settler.conclude
+        take, conclude, discard = buffer.take, settler.conclude, settler.discard
 
         def watched() -> list[Batch]:
             done = take()
@@ -83,12 +84,19 @@ class Record:
 
         def concluded(outcome: Outcome, request: Request, source: str) -> None:
             if source == "message":
-                nobody = [item for item, word in outcome.others if word.fate is Fate.REFUSED]
-                self._note((one for item in nobody for one in item.deliveries), "refused")
+                for item, word in outcome.others:
+                    if word.fate in {Fate.REFUSED, Fate.REVOKED}:
+                        self._note(item.deliveries, word.fate.value)
             conclude(outcome, request, source)
+
+        def discarded(judged: Sequence[tuple[Delivery, Verdict]]) -> None:
+            for delivery, word in judged:
+                self._note((delivery,), word.fate.value)
+            discard(judged)
 
         buffer.take = watched  # type: ignore[method-assign]
         settler.conclude = concluded  # type: ignore[method-assign]
+        settler.discard = discarded  # type: ignore[method-assign]
 
     def told(self, item: Item, verdict: Verdict) -> None:
         """Note the sink's word on an item. A push that has expired tells its message itself."""

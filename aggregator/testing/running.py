@@ -94,7 +94,7 @@ class Running:
 
     @property
     def state(self) -> str:
-        """``waiting`` for the sink, ``running``, ``draining`` or ``stopped``."""
+        """``waiting`` for the sink, ``running``, ``pausing``, ``paused``, ``draining`` or ``stopped``."""
         return self._process.pipeline.state.value
 
     @property

@@ -83,7 +83,7 @@ class Requests(RuleBasedStateMachine):
         final = [
             item
             for item, v in zip(sent, verdicts, strict=True)
-            if v.fate in {DUPLICATE.fate, Fate.EXPIRED, Fate.REFUSED, Fate.DEAD_LETTER}
+            if v.fate in {DUPLICATE.fate, Fate.EXPIRED, Fate.REVOKED, Fate.REFUSED, Fate.DEAD_LETTER}
         ]
         assert [item for item, _ in others] == final
         self.final(written, others)

@@ -17,7 +17,7 @@ DIRECTION = """
     importing schedule redis_transport
     completion
     delivery correlation content gate request
-    isolation seen results keeper
+    isolation seen results keeper screening revocation
     documents buffer outbox
     settlement merging made push_message templates
     reading intake pushing
@@ -34,7 +34,8 @@ DIRECTION = """
     config
     topology_check
     assembly check
-    reporting
+    retuning reporting
+    commands
     application
 """
 RANK = {
@@ -57,8 +58,9 @@ CLIENTS = {
     "aggregator.sinks.push": PUSHING,
     "aggregator.stores": {"rbloom", "redis"},
 }
-#: The core, but for the one that puts all together.
-CORE = [path for path in sorted(ROOT.glob("aggregator/**/*.py")) if path.name != "consume.py"]
+#: The core, but for the programs that put all together.
+PROGRAMS = {"consume.py", "control.py"}
+CORE = [path for path in sorted(ROOT.glob("aggregator/**/*.py")) if path.name not in PROGRAMS]
 
 
 def name_of(path):

@@ -117,6 +117,9 @@ class Work:
     def faults(self):
         return ["not ready"]
 
+    def notes(self):
+        return ["control: away"]
+
 
 @pytest.fixture
 def child(ends):
@@ -130,7 +133,8 @@ def test_a_child_does_what_it_is_told(ends, child):
     parent, work = ends[0], Work()
     child.attend(work, grace=10)
     parent.send(do="report", number=7)
-    assert parent.receive(10) == {"number": 7, "lifeless": ["a thread has died"], "faults": ["not ready"]}
+    said = {"lifeless": ["a thread has died"], "faults": ["not ready"], "notes": ["control: away"]}
+    assert parent.receive(10) == {"number": 7, **said}
     parent.send(do="force")
     parent.send(do="stop")
     work.wait("stop")

@@ -162,6 +162,7 @@ def said(name: str, field: FieldInfo) -> str:
         "broker_ca": "str | Path",
         "seen": "str",
         "results": "str",
+        "control_broker": "str",
     }
     looks = {"DURATION": "Seconds", "SIZE": "Bytes", "N": "int", "PORT": "int", "SHARE": "float"}
     return special.get(name) or looks.get(metavar(field)) or getattr(kind, "__name__", "str")

@@ -14,10 +14,10 @@ from aggregator.serving import MetricsServer
 
 
 @contextmanager
-def serving(healthy=list, ready=list):
+def serving(healthy=list, ready=list, notes=list):
     metrics = Metrics()
     metrics.route("r").settled("written", 3)
-    server = MetricsServer("127.0.0.1", 0, metrics.registry, healthy, ready)
+    server = MetricsServer("127.0.0.1", 0, metrics.registry, healthy, ready, notes=notes)
     server.start()
     try:
         yield f"http://127.0.0.1:{server.port}"
@@ -47,6 +47,12 @@ def test_each_check_answers_for_itself():
     with serving(healthy=lambda: ["a thread has died"], ready=lambda: ["r: waiting", "s: waiting"]) as url:
         assert get(f"{url}/healthz") == (503, "a thread has died\n")
         assert get(f"{url}/readyz") == (503, "r: waiting\ns: waiting\n")
+
+
+def test_notes_change_no_answer():
+    with serving(ready=lambda: ["r: paused"], notes=lambda: ["control: away"]) as url:
+        assert get(f"{url}/healthz") == (200, "ok\ncontrol: away\n")
+        assert get(f"{url}/readyz") == (503, "r: paused\ncontrol: away\n")
 
 
 def test_a_check_is_asked_anew_each_time():

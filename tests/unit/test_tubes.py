@@ -121,6 +121,29 @@ def test_a_task_is_acked_with_a_report(stage):
     assert stage.pipeline.idle
 
 
+def test_a_revoked_task_is_acked_and_says_so(stage):
+    stage.server.put(push("a", "b"))
+    (tag,) = stage.server.tasks
+    stage.pipeline.revocations.revoke({f"{stage.worker._address}/apns/{tag}": 60.0}, {})
+    stage.turn()
+    assert (stage.server.tasks, stage.server.counts, stage.gateway.sent) == ({}, {"revoked": 2}, [])
+    assert stage.totals == {"revoked": 1}
+
+
+def test_nothing_is_taken_while_the_route_rests(stage):
+    stage.server.put(push("a"))
+    stage.turn()
+    stage.pipeline.pause("why")
+    stage.turn()
+    assert (stage.pipeline.state.value, stage.worker.link) == ("paused", None)
+    stage.server.put(push("b"))
+    stage.pipeline.step()
+    assert stage.gateway.sent == ["a"]
+    stage.pipeline.resume()
+    stage.turn()
+    assert stage.gateway.sent == ["a", "b"]
+
+
 def test_what_is_put_off_is_given_back_alone_at_the_end(stage):
     stage.gateway.words = {"b": BUSY, "c": GONE}
     stage.server.put(push("a", "b", "c"))

@@ -30,6 +30,8 @@ class Pipeline:
 
     def __init__(self):
         self.consuming = True
+        self.pausing = False
+        self.quiet = None
         self.refusing = False
         self.has_room = True
         self.isolate_at = inf
@@ -41,11 +43,20 @@ class Pipeline:
         self.asked = threading.Event()
         self._changed = threading.Condition()
 
+    @property
+    def taking(self):
+        return self.consuming and not self.pausing
+
+    def link_quiet(self, link, *, quiet):
+        with self._changed:
+            self.quiet = quiet
+            self._changed.notify_all()
+
     def wait_until_consuming(self, seconds):
         self.asked.set()
         with self._changed:
             self._changed.wait(seconds)
-        return self.consuming
+        return self.taking
 
     def accept(self, deliveries):
         failure, self.fail = self.fail, None
@@ -149,6 +160,26 @@ def test_what_comes_is_handed_over_and_acked_by_the_worker_alone(pipeline, queue
     assert worker.state == "stopped"
     assert pipeline.lost == [link]
     assert not link.alive
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite"])
+def test_a_pausing_route_keeps_its_link_and_takes_up_again_over_it(pipeline, queue, url, tmp_path):
+    url = f"sqlite-queue:///{tmp_path}/q.db" if url == "sqlite" else url
+    with Connection(url) as connection, connection.channel() as channel:
+        channel.queue_declare(queue=queue, durable=True, auto_delete=False)
+        worker = made(url, pipeline, queue)
+        with running(worker):
+            pipeline.until(lambda p: p.opened)
+            pipeline.pausing = True
+            worker.wake()
+            pipeline.until(lambda p: p.quiet)
+            assert worker.state == "pausing"
+            channel.basic_publish(channel.prepare_message(b"1"), "", queue)
+            pipeline.pausing = False
+            worker.wake()
+            pipeline.until(lambda p: len(p.received) == 1)
+            assert (worker.state, pipeline.quiet) == ("consuming", False)
+            assert (len(pipeline.opened), pipeline.lost) == (1, [])
 
 
 def test_cancelled_first_and_closed_only_once_released(pipeline, queue):
