@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from aggregator.errors import SinkError, SinkUnavailableError
+from aggregator.errors import SinkError, SinkUnavailableError, let_go
 from aggregator.request import FINAL
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Flush:
         try:
             verdicts = self._sink.write(request.items)
         except Exception as exc:  # noqa: BLE001 - whatever it is, nothing is known of the items
+            let_go(exc)
             return None, exc
         if verdicts is not None and len(verdicts) != len(request.items):
             problem = f"{len(verdicts)} verdicts for {len(request.items)} items"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from math import inf
 from threading import Thread
 
@@ -142,6 +143,39 @@ def test_what_is_settled_is_let_go_at_once():
         route.dead.published.clear()
         held = [each for each in gc.get_objects() if isinstance(each, MemoryDelivery)]
         assert not [each for each in held if mine in each.body]
+    finally:
+        gc.enable()
+
+
+class Body:
+    """A request's body: bytes are not to be watched."""
+
+
+@pytest.mark.parametrize("how", ["mapped", "chained", "a stranger's"])
+def test_what_a_request_that_failed_was_made_of_is_let_go_at_once(how):
+    """Not when the collector looks for circles: while a sink is away it has no reason to."""
+    route = Route(Size(20), request_items=20)
+    known = []
+
+    def send(body):
+        if how == "chained":
+            try:
+                body.none()
+            except AttributeError as exc:
+                raise SinkUnavailableError("away") from exc
+        raise SinkUnavailableError("away") if how == "mapped" else OSError("away")
+
+    def decide(_items):
+        body = Body()
+        known.append(weakref.ref(body))
+        send(body)
+
+    route.sink.decide = decide
+    gc.disable()
+    try:
+        route.messages(20)
+        assert route.work() == 1
+        assert [each() for each in known] == [None]
     finally:
         gc.enable()
 
