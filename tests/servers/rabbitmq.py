@@ -25,6 +25,26 @@ SETTINGS = {"log.console.level": "warning"}
 ADVANCED = "[{rabbit, [{channel_tick_interval, 1000}]}].\n"
 PLUGINS = ("rabbitmq_consistent_hash_exchange",)
 
+# What list_queues says of a quorum queue is what its leader wrote down up to 5 s ago.
+_COUNT = """
+case rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)) of
+  {{ok, Queue}} ->
+    case amqqueue:get_type(Queue) of
+      rabbit_quorum_queue ->
+        Count = fun(Fifo) -> [Ask(Fifo) || Ask <- [
+          fun rabbit_fifo:query_messages_ready/1,
+          fun rabbit_fifo:query_messages_checked_out/1,
+          fun rabbit_fifo:query_consumer_count/1]] end,
+        {{ok, {{_, Counted}}, _}} = ra:leader_query(amqqueue:get_pid(Queue), Count),
+        Counted;
+      _ ->
+        Asked = [messages_ready, messages_unacknowledged, consumers],
+        [Number || {{_, Number}} <- rabbit_amqqueue:info(Queue, Asked)]
+    end;
+  _ -> []
+end.
+"""
+
 # A mount namespace of its own: what is mounted here disappears with the last process in it.
 ENTER = (
     'mount -t proc proc "$1/proc" && mount --rbind /dev "$1/dev" && mount --bind "$2" "$1/mnt" '
@@ -79,13 +99,11 @@ class RabbitMQ(Server):
         self.ctl("eval", f"application:set_env(rabbit, {key}, {erlang}).")
 
     def counts(self, queue: str) -> QueueCounts:
-        """Ask the queue's process; ``KeyError`` if there is no such queue."""
-        columns = ("name", "messages_ready", "messages_unacknowledged", "consumers")
-        listed = self.ctl("list_queues", "--formatter", "json", *columns)
-        for row in json.loads(listed):
-            if row["name"] == queue:
-                return QueueCounts(*(int(row[column]) for column in columns[1:]))
-        raise KeyError(queue)
+        """Ask the queue itself; ``KeyError`` if there is no such queue."""
+        counted = json.loads(self.ctl("eval", _COUNT.format(queue=queue)))
+        if not counted:
+            raise KeyError(queue)
+        return QueueCounts(*counted)
 
     def delete_queues(self, *names: str) -> None:
         """Delete these queues; it is no error if there are none."""
