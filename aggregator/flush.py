@@ -54,6 +54,7 @@ class Flush:
         self._log = log
         self._on_change = on_change
         self._retries = 0
+        self._told: type[Exception | None] = type(None)
 
     def send(self, request: Request) -> tuple[float, str] | None:
         """Send a request; return for how many seconds items of it have been failing, and why."""
@@ -97,7 +98,10 @@ class Flush:
         if retried:
             self._metrics.retries.inc(retried)
         self._settler.conclude(outcome, request, "sink")
-        if shut and not was_shut:
+        kind = type(error)
+        # what was a lost connection at first may turn out to be an expired certificate
+        if shut and (not was_shut or kind is not self._told):
+            self._told = kind
             self._log.warning("sink_refuses", problem=problem_of(verdicts, error))
         elif was_shut and not shut:
             self._log.info("sink_answers")

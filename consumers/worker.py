@@ -20,7 +20,7 @@ from kombu.mixins import ConsumerMixin
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import UnrecoverableError
 from aggregator.intake import delivered_before
-from consumers.declaring import declare_queue, ensure_queue
+from consumers.declaring import OwnedQueue, declare_queue, ensure_queue
 from consumers.delivery import AmqpDelivery, BatchedDelivery, KombuDelivery, undecoded
 from consumers.link import ChannelLink
 from consumers.working import TICK_SECONDS, Working
@@ -77,6 +77,7 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
         self.connection = broker.connection()
         self.queue = queue
         self._entity = entity
+        self._owned = OwnedQueue(queue, clock)
         self._amqp = broker.amqp
         self._heartbeat = broker.heartbeat
         self._beat_at = 0.0
@@ -153,7 +154,9 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
             self._socket = getattr(self._established, "sock", None) if self._amqp else None
             try:
                 self._prepare_wait()
-                if self._entity is None:
+                if self._entity is None and self._amqp:
+                    self._owned.ensure(connection)
+                elif self._entity is None:
                     ensure_queue(connection, self.queue)
                 else:
                     declare_queue(connection, self._entity)

@@ -287,6 +287,23 @@ def test_no_log_line_holds_a_strangers_words(logged):
     assert "secret" not in repr(logged)
 
 
+def test_a_sink_that_fails_for_another_reason_is_told_of_again(logged):
+    """A lost connection hides the expired certificate that the next one meets."""
+    route = Route(Size(20), request_items=20)
+    route.messages(20)
+    for error in (
+        SinkUnavailableError("connection reset"),
+        SinkUnavailableError("refused"),
+        SinkBlockedError("TLS: certificate has expired"),
+        SinkBlockedError("TLS: certificate has expired"),
+    ):
+        route.sink.decide = fails(error)
+        route.work()
+        route.clock.advance(60)
+    told = [entry["problem"] for entry in logged if entry["event"] == "sink_refuses"]
+    assert told == ["SinkUnavailable: connection reset", "SinkBlocked: TLS: certificate has expired"]
+
+
 def test_a_batch_is_one_line(logged):
     route = Route(Size(50))
     route.messages(50)
