@@ -47,6 +47,7 @@ def main() -> int:
         "--json", type=Path, default=Path("tests/faults/build/faults.json"), help="the results"
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="the page that is made of them")
+    parser.add_argument("--keep", action="store_true", help="rows of the page that are not tried now")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     given.json.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def main() -> int:
             told = {"seed": given.seed, "kills": given.kills, "results": results}
             given.json.write_text(json.dumps(told, indent=1))
             if given.write:
-                write(told, given.write)
+                write(told, given.write, order=[row.name for row in ROWS], keep=given.keep)
     finally:
         fleet.close()
     bad = [result for result in results if not result["good"]]
@@ -86,7 +87,7 @@ def plan(row: Row, kills: int, *, full: bool) -> list[Setting]:
 def rows(fleet: Fleet, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Try each row as often as it has to be; yield what came of it."""
     for row in ROWS:
-        if not re.search(given.only, row.name) or (row.long and not given.full):
+        if not re.search(given.only, row.name) or (row.long and not (given.full or given.only)):
             continue
         for number, setting in enumerate(plan(row, given.kills, full=given.full)):
             yield tried(fleet, row, setting, given.seed + number)

@@ -15,24 +15,29 @@ import uuid
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 from amqp.exceptions import NotFound
 
-from consumers.publisher import Publisher
+from consumers.publisher import Outgoing, Publisher
 from tests.elasticsearch_proxy import proxy
 from tests.faults.account import Account
 from tests.faults.recorder import Recorder
 from tests.faults.watch import Use, Watch, tree, use_of
 from tests.servers.base import wait_for
-from tests.service import Service, channel_of, outgoing, taken
+from tests.service import PATIENCE, Service, channel_of, outgoing, taken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
-    from consumers.publisher import Outgoing
     from tests.servers import Fleet, QueueCounts
+
+T = TypeVar("T")
 
 #: Short times, so that all moments of the service's life come by within seconds.
 FLAGS = ("--size", "20", "--age", "200ms", "--workers", "2", "--prefetch", "40",
@@ -40,10 +45,10 @@ FLAGS = ("--size", "20", "--age", "200ms", "--workers", "2", "--prefetch", "40",
 #: How long a trial may take to come to its end after the fault is over.
 DRAIN_SECONDS = 60.0
 GRACE_SECONDS = 10.0
-#: A little more than the time between two looks of a quorum queue at itself.
-TICK_SECONDS = 7.0
 #: So often in a row, a second apart, the broker has to say that it has nothing.
-EMPTY_LOOKS = 6
+EMPTY_LOOKS = 3
+#: How long the broker may take to have back what a service held that has ended.
+RETURN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,12 @@ class Trial:
         self._stack = ExitStack()
         self._began = time.monotonic()
         self.healed: datetime | None = None
+        #: the service's own ways to the broker and to the sink, where they are not the legs
+        self.broker_url = self.sink_url = self.sink_options = ""
+        #: messages have no id: documents are told by their numbers, and two of one are two
+        self.nameless = False
+        #: dead letters that were taken out of their queue meanwhile
+        self._kept: set[str] = set()
         self.account = Account()
 
     # ── its beginning and its end ──
@@ -116,6 +127,19 @@ class Trial:
         with suppress(requests.HTTPError):
             self.elasticsearch.call("DELETE", f"/{self.index}?ignore_unavailable=true")
 
+    def entered(self, context: AbstractContextManager[T]) -> T:
+        """Enter a context that the trial leaves at its end."""
+        return self._stack.enter_context(context)
+
+    def later(self, undo: Callable[[], object]) -> None:
+        """Have something undone at the end, once the servers are well."""
+        self._stack.callback(undo)
+
+    @cached_property
+    def folder(self) -> Path:
+        """A folder of the trial's own."""
+        return Path(self.entered(TemporaryDirectory()))
+
     def heal(self) -> None:
         """Let both servers be well again."""
         self.broker.heal()
@@ -128,42 +152,59 @@ class Trial:
 
         ``key`` gives each the header of that name.
         """
+        name = None if self.nameless else ""
         messages = []
         for number in range(self.published, self.published + count):
             more = {"headers": {"key": key(number)}} if key else {}
-            messages.append(outgoing(self.queue, number, **more))
+            messages.append(outgoing(self.queue, number, name=name, **more))
         self._publish(messages)
 
-    def publish_bodies(self, bodies: Sequence[bytes]) -> None:
+    def publish_bodies(self, bodies: Sequence[bytes], **properties: Any) -> None:
         """Publish these, with ids of their own."""
         numbered = enumerate(bodies, self.published)
-        self._publish([outgoing(self.queue, number, body=body) for number, body in numbered])
+        self._publish([outgoing(self.queue, number, body=body, **properties) for number, body in numbered])
+
+    def publish_bare(self, bodies: Sequence[bytes]) -> None:
+        """Publish these with no property at all; the trial has to be ``nameless``."""
+        self._publish([Outgoing("", self.queue, body, {}) for body in bodies])
+
+    def control(self, **properties: Any) -> None:
+        """Publish a message that becomes no document, whatever becomes of it."""
+        self._send([outgoing(self.queue, 0, body=b"{}", name=uuid.uuid4().hex, **properties)])
 
     def _publish(self, messages: Sequence[Outgoing]) -> None:
-        self.published += len(messages)
+        start, self.published = self.published, self.published + len(messages)
+        outcomes = enumerate(self._send(messages), start)
+        self.confirmed.update(self._name(number) for number, outcome in outcomes if outcome is None)
+
+    def _send(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
         publisher = Publisher(self.broker.url)
         try:
-            outcomes = publisher.publish(messages)
+            return publisher.publish(messages)
         finally:
             publisher.close()
-        self.confirmed.update(
-            message.properties["message_id"]
-            for message, outcome in zip(messages, outcomes, strict=True)
-            if outcome is None
-        )
+
+    def _name(self, number: int) -> str:
+        return f"{self.queue}-{number}"
 
     # ── the service ──
 
     def start(
         self, *flags: str, points: Sequence[str] = (), freeze: bool = False, module: str = ""
     ) -> Service:
-        """Start the service; ``points``: lives that end there, see :mod:`tests.faults.points`."""
-        program = [module] if module else ["aggregator.consume"]
+        """Start the service; ``points``: lives that end there, see :mod:`tests.faults.points`.
+
+        ``module`` is another program that runs it, with its own arguments behind it.
+        """
+        program = module.split() if module else ["aggregator.consume"]
         if points:
             program = ["tests.faults.points", *(word for at in points for word in ("--at", at))]
             program += ["--freeze", "--"] if freeze else ["--"]
-        sink = f"elasticsearch+{self.sink_leg.url}/{self.index}?timeout=3s"
-        ends = ("--broker", self.broker_leg.url, "--queue", self.queue, "--sink", sink)
+        sink = (
+            f"elasticsearch+{self.sink_url or self.sink_leg.url}/{self.index}?timeout=3s{self.sink_options}"
+        )
+        broker = self.broker_url or self.broker_leg.url
+        ends = ("--broker", broker, "--queue", self.queue, "--sink", sink)
         service = Service(
             *ends, "--amqp-input", self.setting.amqp, *FLAGS, "--grace", f"{GRACE_SECONDS:g}s", *flags,
             module=program, session=True,
@@ -207,6 +248,28 @@ class Trial:
         """Wait until the service has concluded some batches more."""
         self.service.wait_event("batch", len(self.service.events("batch")) + batches)
 
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait until it holds; a failure tells the service's last words."""
+        wait_for(condition, what, timeout=PATIENCE, detail=self.service.last_words)
+
+    @property
+    def most_memory(self) -> float:
+        """The most that any service of this trial has had so far, in MB."""
+        return max((use.memory for watch in self._watches for use in watch.seen), default=0.0)
+
+    def keep_letters(self) -> None:
+        """Take the dead letters out of their queue, and remember them."""
+        self._kept |= self._letters()
+
+    def _letters(self) -> set[str]:
+        letters = taken(self.broker.url, f"{self.queue}.dead", decode=False)
+        return {letter.properties.get("message_id", "") for letter in letters}
+
+    def delete_exchange(self, name: str) -> None:
+        """Delete an exchange; it is no error if there is none."""
+        with channel_of(self.broker.url) as channel:
+            channel.exchange_delete(name)
+
     def use(self) -> Use:
         """What the service uses now."""
         found = use_of(self.service.process.pid)
@@ -228,7 +291,7 @@ class Trial:
 
         def over() -> bool:
             nonlocal look_at, empty
-            if self._all_there():
+            if self.all_there:
                 return True
             if time.monotonic() < look_at:
                 return False
@@ -247,8 +310,12 @@ class Trial:
         counts = self.counts()
         return counts is not None and not (counts.ready or counts.unacked)
 
-    def _all_there(self) -> bool:
-        """Cheap to ask: the broker says what is ready, the index what it has."""
+    @property
+    def all_there(self) -> bool:
+        """Whether each message is a document or a dead letter.
+
+        Cheap to ask: the broker says what is ready, the index what it has.
+        """
         try:
             with channel_of(self.broker.url) as channel:
                 if channel.queue_declare(queue=self.queue, passive=True).message_count:
@@ -256,7 +323,7 @@ class Trial:
                 dead = 0
                 with suppress(NotFound):
                     dead = channel.queue_declare(queue=f"{self.queue}.dead", passive=True).message_count
-            return self.elasticsearch.count(self.index) + dead >= len(self.confirmed)
+            return self.elasticsearch.count(self.index) + dead + len(self._kept) >= len(self.confirmed)
         except (OSError, requests.RequestException, NotFound):
             return False
 
@@ -265,21 +332,24 @@ class Trial:
         self.drain()
         self.stop()
         account = self.account
-        with suppress(TimeoutError):  # of a quorum queue the broker tells what it was up to 5 s ago
-            wait_for(self._is_empty, "an empty queue", timeout=TICK_SECONDS, interval=0.5)
+        with suppress(TimeoutError):
+            wait_for(self._is_empty, "an empty queue", timeout=RETURN_SECONDS, interval=0.5)
         counts = self.counts()
         account.left = counts.ready + counts.unacked if counts else len(self.confirmed)
         documents = self.elasticsearch.documents(self.index) if self.confirmed else {}
-        dead = {letter.properties["message_id"] for letter in taken(self.broker.url, f"{self.queue}.dead")}
-        account.confirmed = len(self.confirmed)
         account.written = len(documents)
+        dead = self._kept | self._letters()
+        account.confirmed = len(self.confirmed)
         account.dead_lettered = len(dead)
-        account.lost = len(self.confirmed - documents.keys() - dead)
+        written = self._written(documents)
+        account.lost = len(self.confirmed - written - dead)
         # of poison, what is a document after all has no number
         numbers = [document["number"] for document in documents.values() if "number" in document]
         account.duplicated = len(numbers) - len(set(numbers))
-        sent = self.recorder.attempted.keys() if self.recorder else self._names()
-        account.unexpected = len(documents.keys() - sent)
+        if self.recorder:
+            account.unexpected = len(documents.keys() - self.recorder.attempted.keys())
+        else:
+            account.unexpected = len(written - self._names())
         account.repeats = self.recorder.repeats if self.recorder else self._duplicates()
         account.recovery = self._recovery()
         self._add_up_use()
@@ -289,7 +359,13 @@ class Trial:
         return account
 
     def _names(self) -> set[str]:
-        return {f"{self.queue}-{number}" for number in range(self.published)}
+        return {self._name(number) for number in range(self.published)}
+
+    def _written(self, documents: Mapping[str, Any]) -> set[str]:
+        """Return the names of the messages that documents were made of."""
+        if not self.nameless:
+            return set(documents)
+        return {self._name(document["number"]) for document in documents.values()}
 
     def _duplicates(self) -> int:
         batches = (line for service in self.services for line in service.events("batch"))
