@@ -79,7 +79,7 @@ def say(text: str) -> None:
 
 def plan(row: Row, kills: int, *, full: bool) -> list[Setting]:
     """Return where a row is tried, once for each trial."""
-    settings = ALL if full or row.deaths else row.settings
+    settings = ALL if (full and not row.long) or row.deaths else row.settings
     times = max(len(settings), -(-kills // row.deaths) if row.deaths else 0)
     return [settings[number % len(settings)] for number in range(times)]
 

@@ -156,13 +156,13 @@ SERVERS = [
     Row("broker: queue deleted, made by its owner", access.queue_deleted(access.by_its_owner), CORNERS, ONE),
     Row("broker: queue deleted, made by the service", access.queue_deleted(access.by_the_service), CORNERS),
     *(Row(f"broker: {name}", access.revoked(name, 2.0), CORNERS) for name in access.REVOKED),
-    Row("broker: certificate expires", access.certificate_expires(BROKER, "link_lost"), CORNERS, ONE),
+    Row("broker: certificate expires", access.certificate_expires(BROKER, "link_lost"), CORNERS),
     Row("Elasticsearch: certificate expires", access.certificate_expires(SINK, "sink_refuses"), CORNERS),
     Row("both frozen 6 s", during(faults.freeze_both, 6.0), ONE, recorded=False),
     Row("service frozen 10 s", during(faults.FreezeService, 10.0), CORNERS),
     Row("clock steps: groups by age", process.clock_steps(), CORNERS, ONE),
     Row("clock steps: groups by the wall clock", process.clock_steps(*BY_THE_CLOCK), CORNERS),
-    Row("no file descriptors, connections lost", process.few_descriptors, CORNERS, ONE),
+    Row("no file descriptors, connections lost", process.few_descriptors, CORNERS),
 ]  # fmt: skip
 NETWORKS = [
     Row(f"network: {leg}: {name}", during(partial(make, leg), 3.0), CORNERS, often((name, leg)))

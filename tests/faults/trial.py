@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,16 +24,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import requests
 from amqp.exceptions import NotFound
 
-from consumers.publisher import Outgoing, Publisher
 from tests.elasticsearch_proxy import proxy
 from tests.faults.account import Account
 from tests.faults.recorder import Recorder
+from tests.faults.sending import Sending
 from tests.faults.watch import Use, Watch, tree, use_of
 from tests.servers.base import wait_for
-from tests.service import PATIENCE, Service, channel_of, outgoing, taken
+from tests.service import PATIENCE, Service, channel_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from tests.servers import Fleet, QueueCounts
@@ -45,6 +46,8 @@ FLAGS = ("--size", "20", "--age", "200ms", "--workers", "2", "--prefetch", "40",
 #: How long a trial may take to come to its end after the fault is over.
 DRAIN_SECONDS = 60.0
 GRACE_SECONDS = 10.0
+#: How long after the end of a fault a worker may take to consume again.
+CONSUME_SECONDS = 20.0
 #: So often in a row, a second apart, the broker has to say that it has nothing.
 EMPTY_LOOKS = 3
 #: How long the broker may take to have back what a service held that has ended.
@@ -63,10 +66,11 @@ class Setting:
         return f"{self.broker}-{self.kind}-{self.amqp}"
 
 
-class Trial:
+class Trial(Sending):
     """What one trial plays on; made by :func:`trial`. ``chance`` is all that is random in it."""
 
     def __init__(self, fleet: Fleet, setting: Setting, seed: int, *, recorded: bool) -> None:
+        super().__init__()
         self.setting = setting
         self.seed = seed
         self.chance = random.Random(seed)
@@ -75,22 +79,17 @@ class Trial:
         self._toxiproxy: Any = fleet.get("toxiproxy")
         self.name = f"faults-{uuid.uuid4().hex[:12]}"
         self.queue = self.index = self.name
-        self.confirmed: set[str] = set()
-        self.published = 0
         self.services: list[Service] = []
         #: the build that is tried: a module that runs the service, or none for the honest one
         self.module = ""
         self._watches: list[Watch] = []
+        self._consumers = 0
         self._recorded = recorded
         self._stack = ExitStack()
         self._began = time.monotonic()
         self.healed: datetime | None = None
         #: the service's own ways to the broker and to the sink, where they are not the legs
         self.broker_url = self.sink_url = self.sink_options = ""
-        #: messages have no id: documents are told by their numbers, and two of one are two
-        self.nameless = False
-        #: dead letters that were taken out of their queue meanwhile
-        self._kept: set[str] = set()
         self.account = Account()
 
     # ── its beginning and its end ──
@@ -145,48 +144,6 @@ class Trial:
         self.broker.heal()
         self.elasticsearch.heal()
 
-    # ── messages ──
-
-    def publish(self, count: int, key: Callable[[int], str] | None = None) -> None:
-        """Publish messages that nobody published before, with confirms and mandatory.
-
-        ``key`` gives each the header of that name.
-        """
-        name = None if self.nameless else ""
-        messages = []
-        for number in range(self.published, self.published + count):
-            more = {"headers": {"key": key(number)}} if key else {}
-            messages.append(outgoing(self.queue, number, name=name, **more))
-        self._publish(messages)
-
-    def publish_bodies(self, bodies: Sequence[bytes], **properties: Any) -> None:
-        """Publish these, with ids of their own."""
-        numbered = enumerate(bodies, self.published)
-        self._publish([outgoing(self.queue, number, body=body, **properties) for number, body in numbered])
-
-    def publish_bare(self, bodies: Sequence[bytes]) -> None:
-        """Publish these with no property at all; the trial has to be ``nameless``."""
-        self._publish([Outgoing("", self.queue, body, {}) for body in bodies])
-
-    def control(self, **properties: Any) -> None:
-        """Publish a message that becomes no document, whatever becomes of it."""
-        self._send([outgoing(self.queue, 0, body=b"{}", name=uuid.uuid4().hex, **properties)])
-
-    def _publish(self, messages: Sequence[Outgoing]) -> None:
-        start, self.published = self.published, self.published + len(messages)
-        outcomes = enumerate(self._send(messages), start)
-        self.confirmed.update(self._name(number) for number, outcome in outcomes if outcome is None)
-
-    def _send(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
-        publisher = Publisher(self.broker.url)
-        try:
-            return publisher.publish(messages)
-        finally:
-            publisher.close()
-
-    def _name(self, number: int) -> str:
-        return f"{self.queue}-{number}"
-
     # ── the service ──
 
     def start(
@@ -210,6 +167,8 @@ class Trial:
             module=program, session=True,
         )  # fmt: skip
         self.services.append(service)
+        given = [*FLAGS, *flags]
+        self._consumers = _last(given, "--workers", 1) * _last(given, "--processes", 1)
         self._watches.append(Watch(service.process.pid, children=bool(points)))
         return service
 
@@ -257,19 +216,6 @@ class Trial:
         """The most that any service of this trial has had so far, in MB."""
         return max((use.memory for watch in self._watches for use in watch.seen), default=0.0)
 
-    def keep_letters(self) -> None:
-        """Take the dead letters out of their queue, and remember them."""
-        self._kept |= self._letters()
-
-    def _letters(self) -> set[str]:
-        letters = taken(self.broker.url, f"{self.queue}.dead", decode=False)
-        return {letter.properties.get("message_id", "") for letter in letters}
-
-    def delete_exchange(self, name: str) -> None:
-        """Delete an exchange; it is no error if there is none."""
-        with channel_of(self.broker.url) as channel:
-            channel.exchange_delete(name)
-
     def use(self) -> Use:
         """What the service uses now."""
         found = use_of(self.service.process.pid)
@@ -291,7 +237,7 @@ class Trial:
 
         def over() -> bool:
             nonlocal look_at, empty
-            if self.all_there:
+            if self._all_there():
                 return True
             if time.monotonic() < look_at:
                 return False
@@ -312,10 +258,11 @@ class Trial:
 
     @property
     def all_there(self) -> bool:
-        """Whether each message is a document or a dead letter.
+        """Whether each message is a document or a dead letter."""
+        return self._all_there()
 
-        Cheap to ask: the broker says what is ready, the index what it has.
-        """
+    def _all_there(self) -> bool:
+        """Cheap to ask: the broker says what is ready, the index what it has."""
         try:
             with channel_of(self.broker.url) as channel:
                 if channel.queue_declare(queue=self.queue, passive=True).message_count:
@@ -330,6 +277,7 @@ class Trial:
     def finish(self) -> Account:
         """Drain, stop the service, and add up."""
         self.drain()
+        self._see_all_consume()
         self.stop()
         account = self.account
         with suppress(TimeoutError):
@@ -358,14 +306,20 @@ class Trial:
         account.seconds = round(time.monotonic() - self._began, 1)
         return account
 
-    def _names(self) -> set[str]:
-        return {self._name(number) for number in range(self.published)}
+    def _see_all_consume(self) -> None:
+        """Whatever broke: in the end each worker consumes, as the broker counts them."""
+        found = 0
 
-    def _written(self, documents: Mapping[str, Any]) -> set[str]:
-        """Return the names of the messages that documents were made of."""
-        if not self.nameless:
-            return set(documents)
-        return {self._name(document["number"]) for document in documents.values()}
+        def all_consume() -> bool:
+            nonlocal found
+            counts = self.counts()
+            found = counts.consumers if counts else 0
+            return found >= self._consumers
+
+        try:
+            wait_for(all_consume, "all workers", timeout=CONSUME_SECONDS, interval=0.5)
+        except TimeoutError:
+            self.account.complaints.append(f"{found} of {self._consumers} workers consume")
 
     def _duplicates(self) -> int:
         batches = (line for service in self.services for line in service.events("batch"))
@@ -391,6 +345,12 @@ class Trial:
     def note_healed(self) -> None:
         """The fault is over now: from here on the recovery counts."""
         self.healed = datetime.now(UTC)
+
+
+def _last(flags: Sequence[str], name: str, otherwise: int) -> int:
+    """Return the number behind the last flag of this name."""
+    found = [value for flag, value in pairwise(flags) if flag == name]
+    return int(found[-1]) if found else otherwise
 
 
 def kill_tree(service: Service) -> None:

@@ -46,10 +46,8 @@ JSON = (("content-type", "application/json; charset=UTF-8"),)
 ANSWERS = {
     "refused for ever": (400, "BadDeviceToken", "INVALID_ARGUMENT"),
     "not who we say": (403, "InvalidProviderToken", "PERMISSION_DENIED"),
-    "old": (403, "ExpiredProviderToken", "UNAUTHENTICATED"),
     "away": (503, "ServiceUnavailable", "UNAVAILABLE"),
-    "gone": (410, "Unregistered", "UNREGISTERED"),
-    "in words of its own": (500, WORDS, WORDS),
+    "in words of its own": (500, f"{WORDS} {TOKEN}-1", f"{WORDS} {TOKEN}-1"),
 }
 APPS = """
 [apps.default]
@@ -59,7 +57,7 @@ url = [{apns}, {fcm}]
 
 def quoted(request: Request) -> str:
     """Return all that a gateway knows of a request, with what proves who sent it."""
-    return f"{request.headers} {bytes(request.body).decode(errors='replace')}"
+    return f"{bytes(request.body).decode(errors='replace')} {request.headers}"
 
 
 class Quoting:
