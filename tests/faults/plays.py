@@ -191,11 +191,11 @@ def dead_queue_full(trial: Trial) -> None:
 def stands_still(hurt: Callable[[], Fault], seconds: float) -> Play:
     """The sink takes nothing, and the queue is never empty: what the service uses stays as it is.
 
-    A body lasts for a kilobyte, so that a request that is not let go of would show.
+    A request has two megabytes: one that is not let go of would show.
     """
 
     def play(trial: Trial) -> None:
-        flags = ("--size", "500", "--prefetch", "2000", "--max-held", "4MB")
+        flags = ("--size", "2000", "--prefetch", "2000", "--max-held", "4MB")
         trial.publish(2_000)
         trial.start(*flags)
         trial.wait_writes()
