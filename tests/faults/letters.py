@@ -32,7 +32,7 @@ BOMBS: dict[str, tuple[Callable[[], object], str]] = {
 KEYS = ("a", "b", "c", "d")
 MEMBERS = 20
 BY_SENTINEL = ("--correlate", "header:key", "--sentinel", "type=end", "--sentinel-grace", "300ms",
-               "--closed-keys", "100", "--age", "2s", "--size", "1000", "--prefetch", "200")  # fmt: skip
+               "--closed-keys", "100", "--age", "2s", "--size", "200", "--prefetch", "200")  # fmt: skip
 COUNTED = ("--sentinel-count", "members")
 
 

@@ -205,10 +205,10 @@ def stands_still(hurt: Callable[[], Fault], seconds: float) -> Play:
             for _ in range(COURSE):
                 faults.hold(trial, seconds / COURSE)
                 course.append(trial.use())
+            trial.account.course = [use.memory for use in course]
             # what the broker counts: as long as the service waits, it may have given everything back
             held = unacked(trial)
         trial.note_healed()
-        trial.account.course = [use.memory for use in course]
         settled, last = course[COURSE // 5 :], course[-1]
         grown = max(use.memory for use in settled) - settled[0].memory
         opened = last.descriptors - settled[0].descriptors
