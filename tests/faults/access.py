@@ -143,6 +143,7 @@ def queue_deleted(remade: Callable[[Trial], None]) -> Play:
         assert trial.recorder
         trial.publish(MESSAGES // 2)
         trial.start()
+        trial.wait_consumers()
         trial.wait_for(lambda: trial.all_there, "all documents")
         sent = trial.recorder.attempted.total()
         trial.recorder.slow = 1.5
@@ -152,7 +153,7 @@ def queue_deleted(remade: Callable[[Trial], None]) -> Play:
         trial.recorder.slow = 0.0
         remade(trial)
         trial.service.wait_event("link_lost", 2)
-        trial.service.wait_metric("aggregator_workers", lambda number: number == 2, state="consuming")
+        trial.wait_consumers()
         trial.note_healed()
         trial.publish(MESSAGES // 2)
 

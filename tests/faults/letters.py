@@ -77,12 +77,13 @@ def held_again(trial: Trial) -> None:
     """Connections are closed while a group is held, not complete yet: what comes again takes its place."""
     trial.publish(90)
     trial.start("--size", "100", "--age", "60s", "--prefetch", "200")
-    trial.service.wait_metric("aggregator_held_messages", lambda held: held == 90)
     for _ in range(3):
+        trial.wait_consumers()
+        trial.service.wait_metric("aggregator_held_messages", lambda held: held == 90)
         lost = len(trial.service.events("link_lost"))
         trial.broker.close_all_connections()
         trial.service.wait_event("link_lost", lost + 2)
-        trial.service.wait_metric("aggregator_held_messages", lambda held: held == 90)
+    trial.wait_consumers()
     trial.note_healed()
     trial.publish(10)
     trial.wait_for(lambda: trial.all_there, "all documents")
@@ -131,6 +132,7 @@ def sentinels(send: Callable[[Trial], None], *flags: str) -> Play:
 
     def play(trial: Trial) -> None:
         trial.start(*BY_SENTINEL, *flags)
+        trial.wait_consumers()
         send(trial)
         trial.broker.close_all_connections()
         trial.service.wait_event("link_lost", 2)

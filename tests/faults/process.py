@@ -60,7 +60,7 @@ def signalled_twice(number: signal.Signals, *flags: str) -> Play:
 def stopped_idle(trial: Trial) -> None:
     """SIGTERM with nothing to do."""
     trial.start()
-    trial.service.wait_metric("aggregator_workers", lambda number: number == 2, state="consuming")
+    trial.wait_consumers()
     trial.stop()
     trial.note_healed()
     trial.publish(MESSAGES // 2)

@@ -203,6 +203,11 @@ class Trial(Sending):
             self.account.complaints.append(f"SIGTERM took {took:.1f} s")
         return took
 
+    def wait_consumers(self) -> None:
+        """Wait until each worker consumes, as the service sees it."""
+        everyone = self._consumers
+        self.service.wait_metric("aggregator_workers", lambda number: number == everyone, state="consuming")
+
     def wait_writes(self, batches: int = 1) -> None:
         """Wait until the service has concluded some batches more."""
         self.service.wait_event("batch", len(self.service.events("batch")) + batches)
