@@ -182,7 +182,8 @@ class Connection(Options):
 
     broker: SecretUrl = option(
         DEFAULT_BROKER,
-        "where the messages come from: any URL of kombu, or tarantool://user:password@host:port,host2/",
+        "where the messages come from: any URL of kombu (of several nodes: joined by ;, after one that"
+        " fails the next is tried), or tarantool://user:password@host:port,host2/",
         "URL",
     )
     broker_ca: Annotated[File | None, Unset] = option(

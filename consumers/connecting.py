@@ -58,8 +58,11 @@ class Broker:
         """How many brokers the URL names."""
         return self.url.count(";") + 1
 
-    def connection(self) -> Connection:
-        """Return an unopened connection; each thread makes its own."""
+    def connection(self, first: int = 0) -> Connection:
+        """Return an unopened connection; each thread makes its own.
+
+        ``first``: which of the URL's brokers is tried first, the others after it, round and round.
+        """
         register()
         options: dict[str, Any] = {}
         if self.amqp:
@@ -70,8 +73,10 @@ class Broker:
             }
         if self.tls:
             options["ssl"] = self.tls
-        url = _PLAIN_AMQP.sub(r"\1-batched://", self.url) if self.batched else self.url
-        return Connection(url, **options)
+        urls = self.url.split(";")
+        start = first % len(urls)
+        url = ";".join(urls[start:] + urls[:start])
+        return Connection(_PLAIN_AMQP.sub(r"\1-batched://", url) if self.batched else url, **options)
 
 
 def is_not_found(exc: BaseException) -> bool:

@@ -11,11 +11,13 @@ from tests.elasticsearch_proxy import UNKNOWN
 from tests.faults import access, faults, letters, plays, process
 from tests.faults.plays import during, stands_still
 from tests.faults.points import POINTS
-from tests.faults.trial import Setting
+from tests.faults.trial import Setting, trial
 from tests.servers.toxiproxy import DOWN, UP
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+    from typing import Any
 
     from tests.faults.account import Account
     from tests.faults.plays import Play
@@ -40,17 +42,18 @@ class Row:
     """``recorded``: a recorder stands before Elasticsearch. ``quick``: where it is tried each time.
 
     ``long``: it takes more than minutes. ``deaths``: kills that have to have happened, ``dead``: dead
-    letters that there have to be; -1: some.
+    letters that there have to be; -1: some. ``on`` makes the trial that it is played on.
     """
 
     name: str
     play: Play
-    settings: Sequence[Setting] = ALL
-    quick: Sequence[Setting] = ()
+    settings: Sequence[Any] = ALL
+    quick: Sequence[Any] = ()
     recorded: bool = True
     long: bool = False
     deaths: int = 0
     dead: int = 0
+    on: Callable[..., AbstractContextManager[Any]] = trial
 
     def check(self, account: Account) -> None:
         """Raise ``AssertionError`` if the fault was not what it should be, or too much was refused."""

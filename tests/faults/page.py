@@ -24,6 +24,11 @@ midst of its work and ends, and when the queue is empty everything is added up:
 - **written twice**: writes that found their document there already, and changed nothing
 - **recovery**: seconds from the end of the fault to the first write, the median and the longest
 - **memory**: the most that the service's processes had, in MB
+- **cluster**: three nodes with copies of the queue on each, all of them in the service's URL. Recovery is the
+  longest time from the fault until everything was written that was published after it, the node still hurt
+- **embedded**: no server; the queue in one SQLite file, the documents in another or in files of JSON lines.
+  Lines are only added: what is written twice stands there twice, no more than a killed service had in hand
+- **tubes**: pushes to a simulated gateway, counted in recipients; written twice: who got one twice
 
 `make faults` makes this page (`make faults-full` tries more, `make faults ARGS='--keep --only REGEX'` some
 rows anew); `make soak MINUTES=30` draws faults at random, and the seed that it prints draws the same again.

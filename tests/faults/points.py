@@ -32,6 +32,7 @@ from aggregator.flush import Flush
 from aggregator.settlement import Settler
 from aggregator.sinks.elasticsearch_client import Connection
 from consumers.link import ChannelLink
+from tests.faults import local_points
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,6 +164,7 @@ _INSTALLERS = {
     "in-settle": _in_settle,
     "mid-ack": lambda point: _around_ack(point, torn=True),
     "after-ack": lambda point: _around_ack(point, torn=False),
+    **local_points.INSTALLERS,
 }
 
 

@@ -11,8 +11,8 @@ import psutil
 
 from tests.faults import faults
 from tests.faults.faults import Fault
+from tests.faults.played import kill_tree
 from tests.faults.plays import MESSAGES
-from tests.faults.trial import kill_tree
 from tests.faults.watch import tree
 from tests.servers.toxiproxy import DOWN
 

@@ -7,47 +7,39 @@ Both of the service's legs go through Toxiproxy, and the one to the sink through
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
-import uuid
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cached_property
-from itertools import pairwise
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import requests
 from amqp.exceptions import NotFound
 
 from tests.elasticsearch_proxy import proxy
-from tests.faults.account import Account
+from tests.faults.played import Played
 from tests.faults.recorder import Recorder
 from tests.faults.sending import Sending
-from tests.faults.watch import Use, Watch, tree, use_of
 from tests.servers.base import wait_for
-from tests.service import PATIENCE, Service, channel_of
+from tests.service import channel_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Sequence
 
+    from tests.faults.account import Account
     from tests.servers import Fleet, QueueCounts
 
-T = TypeVar("T")
-
-#: Short times, so that all moments of the service's life come by within seconds.
-FLAGS = ("--size", "20", "--age", "200ms", "--workers", "2", "--prefetch", "40",
-         "--heartbeat", "4s", "--metrics-port", "0")  # fmt: skip
 #: How long a trial may take to come to its end after the fault is over.
 DRAIN_SECONDS = 60.0
-GRACE_SECONDS = 10.0
 #: How long after the end of a fault a worker may take to consume again.
 CONSUME_SECONDS = 20.0
+#: The servers of the settings.
+BROKERS = {
+    "3.10": "rabbitmq",
+    "4.0": "rabbitmq4",
+    "3.10 cluster": "rabbitmq_cluster",
+    "4.0 cluster": "rabbitmq4_cluster",
+}
 #: So often in a row, a second apart, the broker has to say that it has nothing.
 EMPTY_LOOKS = 3
 #: How long the broker may take to have back what a service held that has ended.
@@ -66,31 +58,20 @@ class Setting:
         return f"{self.broker}-{self.kind}-{self.amqp}"
 
 
-class Trial(Sending):
-    """What one trial plays on; made by :func:`trial`. ``chance`` is all that is random in it."""
+class Trial(Played, Sending):
+    """What one trial plays on; made by :func:`trial`."""
 
     def __init__(self, fleet: Fleet, setting: Setting, seed: int, *, recorded: bool) -> None:
-        super().__init__()
+        Played.__init__(self, seed)
+        Sending.__init__(self)
         self.setting = setting
-        self.seed = seed
-        self.chance = random.Random(seed)
-        self.broker: Any = fleet.get("rabbitmq" if setting.broker == "3.10" else "rabbitmq4")
+        self.broker: Any = fleet.get(BROKERS[setting.broker])
         self.elasticsearch: Any = fleet.get("elasticsearch")
         self._toxiproxy: Any = fleet.get("toxiproxy")
-        self.name = f"faults-{uuid.uuid4().hex[:12]}"
         self.queue = self.index = self.name
-        self.services: list[Service] = []
-        #: the build that is tried: a module that runs the service, or none for the honest one
-        self.module = ""
-        self._watches: list[Watch] = []
-        self._consumers = 0
         self._recorded = recorded
-        self._stack = ExitStack()
-        self._began = time.monotonic()
-        self.healed: datetime | None = None
         #: the service's own ways to the broker and to the sink, where they are not the legs
         self.broker_url = self.sink_url = self.sink_options = ""
-        self.account = Account()
 
     # ── its beginning and its end ──
 
@@ -102,11 +83,15 @@ class Trial(Sending):
             self.recorder = self._stack.enter_context(proxy(address, kind=Recorder))
             self.recorder.chance = random.Random(self.seed)  # its threads draw too
             address = self.recorder.url
-        self.broker_leg = self._toxiproxy.leg(f"{self.name}-broker", self.broker.url)
-        self._stack.callback(self.broker_leg.close)
+        self.broker_leg = self._reach_broker()
         self.sink_leg = self._toxiproxy.leg(f"{self.name}-sink", address)
         self._stack.callback(self.sink_leg.close)
         self.declare()
+
+    def _reach_broker(self) -> Any:
+        leg = self._toxiproxy.leg(f"{self.name}-broker", self.broker.url)
+        self._stack.callback(leg.close)
+        return leg
 
     def declare(self) -> None:
         """Make the queue, if there is none."""
@@ -116,116 +101,25 @@ class Trial(Sending):
 
     def close(self) -> None:
         """End what still runs, heal the servers, remove everything."""
-        for service in self.services:
-            kill_tree(service)
-        for watch in self._watches:
-            watch.stop()
+        self.end()
         self.heal()
         self._stack.close()
         self.broker.delete_queues(self.queue, f"{self.queue}.dead")
         with suppress(requests.HTTPError):
             self.elasticsearch.call("DELETE", f"/{self.index}?ignore_unavailable=true")
 
-    def entered(self, context: AbstractContextManager[T]) -> T:
-        """Enter a context that the trial leaves at its end."""
-        return self._stack.enter_context(context)
-
-    def later(self, undo: Callable[[], object]) -> None:
-        """Have something undone at the end, once the servers are well."""
-        self._stack.callback(undo)
-
-    @cached_property
-    def folder(self) -> Path:
-        """A folder of the trial's own."""
-        return Path(self.entered(TemporaryDirectory()))
-
     def heal(self) -> None:
         """Let both servers be well again."""
         self.broker.heal()
         self.elasticsearch.heal()
 
-    # ── the service ──
-
-    def start(
-        self, *flags: str, points: Sequence[str] = (), freeze: bool = False, module: str = ""
-    ) -> Service:
-        """Start the service; ``points``: lives that end there, see :mod:`tests.faults.points`.
-
-        ``module`` is another program that runs it, with its own arguments behind it.
-        """
-        program = module.split() if module else ["aggregator.consume"]
-        if points:
-            program = ["tests.faults.points", *(word for at in points for word in ("--at", at))]
-            program += ["--freeze", "--"] if freeze else ["--"]
-        sink = (
-            f"elasticsearch+{self.sink_url or self.sink_leg.url}/{self.index}?timeout=3s{self.sink_options}"
-        )
-        broker = self.broker_url or self.broker_leg.url
-        ends = ("--broker", broker, "--queue", self.queue, "--sink", sink)
-        service = Service(
-            *ends, "--amqp-input", self.setting.amqp, *FLAGS, "--grace", f"{GRACE_SECONDS:g}s", *flags,
-            module=program, session=True,
+    def _ends(self) -> Sequence[str]:
+        address = self.sink_url or self.sink_leg.url
+        return (
+            "--broker", self.broker_url or self.broker_leg.url, "--queue", self.queue,
+            "--sink", f"elasticsearch+{address}/{self.index}?timeout=3s{self.sink_options}",
+            "--amqp-input", self.setting.amqp,
         )  # fmt: skip
-        self.services.append(service)
-        given = [*FLAGS, *flags]
-        self._consumers = _last(given, "--workers", 1) * _last(given, "--processes", 1)
-        self._watches.append(Watch(service.process.pid, children=bool(points)))
-        return service
-
-    @property
-    def service(self) -> Service:
-        """The one that was started last."""
-        return self.services[-1]
-
-    def kill(self) -> None:
-        """End the whole tree of the service by SIGKILL."""
-        kill_tree(self.service)
-        self.account.kills += 1
-
-    def stop(self) -> float:
-        """End the service by SIGTERM; return the seconds that it took."""
-        if self.service.process.returncode is not None:
-            return 0.0
-        self.service.wait_event("metrics")  # before that a signal ends it as it ends any program
-        began = time.monotonic()
-        self.service.send(signal.SIGTERM)
-        try:
-            code = self.service.wait(GRACE_SECONDS + 10)
-        except TimeoutError:
-            self.account.complaints.append("it did not end after SIGTERM")
-            kill_tree(self.service)
-            return time.monotonic() - began
-        took = time.monotonic() - began
-        # before its handler stands, a signal ends it as it ends any program
-        if code and (code != -signal.SIGTERM or self.service.events("stopping")):
-            self.account.complaints.append(f"exit code {code} after SIGTERM")
-        if took > GRACE_SECONDS + 3:
-            self.account.complaints.append(f"SIGTERM took {took:.1f} s")
-        return took
-
-    def wait_consumers(self) -> None:
-        """Wait until each worker consumes, as the service sees it."""
-        everyone = self._consumers
-        self.service.wait_metric("aggregator_workers", lambda number: number == everyone, state="consuming")
-
-    def wait_writes(self, batches: int = 1) -> None:
-        """Wait until the service has concluded some batches more."""
-        self.service.wait_event("batch", len(self.service.events("batch")) + batches)
-
-    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait until it holds; a failure tells the service's last words."""
-        wait_for(condition, what, timeout=PATIENCE, detail=self.service.last_words)
-
-    @property
-    def most_memory(self) -> float:
-        """The most that any service of this trial has had so far, in MB."""
-        return max((use.memory for watch in self._watches for use in watch.seen), default=0.0)
-
-    def use(self) -> Use:
-        """What the service uses now."""
-        found = use_of(self.service.process.pid)
-        assert found, self.service.last_words()
-        return found
 
     # ── the end ──
 
@@ -304,12 +198,7 @@ class Trial(Sending):
         else:
             account.unexpected = len(written - self._names())
         account.repeats = self.recorder.repeats if self.recorder else self._duplicates()
-        account.recovery = self._recovery()
-        self._add_up_use()
-        account.complaints += [str(fault)[:300] for service in self.services for fault in service.faults()]
-        account.kills += sum(len(service.events("life_ended", code=-9)) for service in self.services)
-        account.seconds = round(time.monotonic() - self._began, 1)
-        return account
+        return self.add_up()
 
     def _see_all_consume(self) -> None:
         """Whatever broke: in the end each worker consumes, as the broker counts them."""
@@ -325,49 +214,6 @@ class Trial(Sending):
             wait_for(all_consume, "all workers", timeout=CONSUME_SECONDS, interval=0.5)
         except TimeoutError:
             self.account.complaints.append(f"{found} of {self._consumers} workers consume")
-
-    def _duplicates(self) -> int:
-        batches = (line for service in self.services for line in service.events("batch"))
-        return sum(line.get("duplicate", 0) for line in batches)
-
-    def _recovery(self) -> float | None:
-        if self.healed is None:
-            return None
-        writes = sorted(
-            datetime.fromisoformat(line["timestamp"])
-            for service in self.services
-            for line in service.events("batch")
-            if line.get("written") or line.get("duplicate")
-        )
-        after = next((moment for moment in writes if moment > self.healed), None)
-        return round((after - self.healed).total_seconds(), 2) if after else None
-
-    def _add_up_use(self) -> None:
-        seen = [use for watch in self._watches for use in watch.seen]
-        for name in ("memory", "descriptors", "threads"):
-            setattr(self.account, name, max((getattr(use, name) for use in seen), default=0))
-
-    def note_healed(self) -> None:
-        """The fault is over now: from here on the recovery counts."""
-        self.healed = datetime.now(UTC)
-
-
-def _last(flags: Sequence[str], name: str, otherwise: int) -> int:
-    """Return the number behind the last flag of this name."""
-    found = [value for flag, value in pairwise(flags) if flag == name]
-    return int(found[-1]) if found else otherwise
-
-
-def kill_tree(service: Service) -> None:
-    """End a service and all its processes by SIGKILL, the group first that it leads."""
-    if service.process.returncode is None and service.process.poll() is None:
-        others = tree(service.process.pid)
-        with suppress(ProcessLookupError):
-            os.killpg(service.process.pid, signal.SIGKILL)
-        for process in others:
-            with suppress(Exception):
-                process.kill()
-    service.kill()
 
 
 @contextmanager

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SCRIPTS = "/usr/lib/rabbitmq/bin"
 NODE = "aggregator@localhost"
+SUITES = {"3.10": "bookworm", "4.0": "trixie"}
+"""The Debian that each version is part of."""
 SETTINGS = {"log.console.level": "warning"}
 # How often, in ms, channels look for deliveries past consumer_timeout: a minute by default.
 ADVANCED = "[{rabbit, [{channel_tick_interval, 1000}]}].\n"
@@ -68,11 +70,12 @@ class QueueCounts:
 
 
 class RabbitMQ(Server):
-    """A broker; ``url`` is ``amqp://guest:guest@127.0.0.1:PORT//``."""
+    """A broker; ``url`` is ``amqp://guest:guest@127.0.0.1:PORT//``, ``node`` what Erlang calls it."""
 
-    def __init__(self, name: str, version: str, url: str, host: Host) -> None:
+    def __init__(self, name: str, version: str, url: str, host: Host, node: str = NODE) -> None:
         super().__init__(name, url, host)
         self.version = version
+        self.node = node
 
     def ready(self) -> bool:
         """Log in; with the transport's own means, as a connection would wait 2 s before its second try."""
@@ -95,11 +98,11 @@ class RabbitMQ(Server):
 
     def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl`` and return its output; takes a third of a second."""
-        return self.host.run(f"{SCRIPTS}/rabbitmqctl", "--quiet", "-n", NODE, *arguments)
+        return self.host.run(f"{SCRIPTS}/rabbitmqctl", "--quiet", "-n", self.node, *arguments)
 
     def evaluate(self, erlang: str) -> str:
         """Return what an expression of Erlang has for a value, as text; raise where it has none."""
-        command = ("sh", "-c", EVALUATE, "sh", erlang, NODE, f"{SCRIPTS}/rabbitmqctl")
+        command = ("sh", "-c", EVALUATE, "sh", erlang, self.node, f"{SCRIPTS}/rabbitmqctl")
         said = self.host.run(*command).strip()
         if not said.startswith("{ok, "):
             raise RuntimeError(f"{erlang}: {said}")
@@ -144,21 +147,28 @@ def _connection(url: str) -> Any:
 
 def rabbitmq(settings: Mapping[str, str] | None = None) -> RabbitMQ:
     """Return RabbitMQ 3.10, not started. ``settings`` are further lines of ``rabbitmq.conf``."""
-    return _broker("rabbitmq", "3.10", "bookworm", settings or {})
+    return broker("rabbitmq", "3.10", settings or {})
 
 
 def rabbitmq4(settings: Mapping[str, str] | None = None) -> RabbitMQ:
     """Return RabbitMQ 4.0, not started. ``settings`` are further lines of ``rabbitmq.conf``."""
-    return _broker("rabbitmq4", "4.0", "trixie", settings or {})
+    return broker("rabbitmq4", "4.0", settings or {})
 
 
-def _broker(name: str, version: str, suite: str, settings: Mapping[str, str]) -> RabbitMQ:
-    if not settings and (url := os.environ.get(f"TEST_{name.upper()}_URL")):
+def broker(
+    name: str, version: str, settings: Mapping[str, str], environment: Mapping[str, str] | None = None
+) -> RabbitMQ:
+    """Return a broker, not started; with an ``environment`` of its own it is one that is installed here."""
+    if not (settings or environment) and (url := os.environ.get(f"TEST_{name.upper()}_URL")):
         return RabbitMQ(name, version, url, Remote())
-    root = cache_folder() / suite
+    root = cache_folder() / SUITES[version]
     if _installed(Path("/"), version):
         inside, enter = None, []
     elif not _installed(root, version):
+        if environment:
+            raise Unavailable(
+                f"RabbitMQ {version} is not installed: `make servers` does it, as root on Debian"
+            )
         return _container(name, version, settings)
     elif os.geteuid() != 0:
         raise Unavailable(f"RabbitMQ {version} stands in a folder that only root can enter (chroot)")
@@ -167,9 +177,10 @@ def _broker(name: str, version: str, suite: str, settings: Mapping[str, str]) ->
     folder = new_folder(name)
     if enter:
         enter.append(str(folder))
-    url, environment = _configure(folder, inside or str(folder), settings)
-    host = LocalHost(name, folder, [*enter, f"{SCRIPTS}/rabbitmq-server"], environment, enter)
-    return RabbitMQ(name, version, url, host)
+    url, surroundings = _configure(folder, inside or str(folder), settings)
+    surroundings.update(environment or {})
+    host = LocalHost(name, folder, [*enter, f"{SCRIPTS}/rabbitmq-server"], surroundings, enter)
+    return RabbitMQ(name, version, url, host, surroundings["RABBITMQ_NODENAME"])
 
 
 def _installed(root: Path, version: str) -> bool:

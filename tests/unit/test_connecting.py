@@ -56,6 +56,17 @@ def test_the_host_is_verified_by_its_name(url, given, name):
     assert Broker(url, server_hostname=given).connection().ssl == tls
 
 
+@pytest.mark.parametrize(("first", "ports"), [(0, [1, 2, 3]), (1, [2, 3, 1]), (2, [3, 1, 2]), (3, [1, 2, 3])])
+def test_any_of_several_hosts_may_be_the_first(first, ports):
+    broker = Broker("amqp://127.0.0.1:1//;amqp://127.0.0.1:2//;amqp://127.0.0.1:3//")
+    connection = broker.connection(first)
+    tried = [connection.port]
+    for _ in range(2):
+        connection.maybe_switch_next()
+        tried.append(connection.port)
+    assert tried == ports
+
+
 def test_the_authority_that_was_given_is_the_only_one():
     assert Broker("amqps://h//", ca="own.pem").tls["ca_certs"] == "own.pem"
 
