@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from traceback import clear_frames
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -134,3 +135,17 @@ class TarantoolError(AggregatorError):
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+
+
+def let_go(exc: BaseException) -> None:
+    """Take from an exception what it holds beside its words: the frames that it came through.
+
+    They hold the body of a request, in a circle with the exception as soon as a caller keeps it: a frame
+    knows its caller. While a sink is away nothing else is made that would have the collector look for
+    circles, and each failed request would stay.
+    """
+    known: BaseException | None = exc
+    while known is not None:
+        clear_frames(known.__traceback__)
+        known.__traceback__ = None
+        known = known.__cause__ or known.__context__

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from aggregator.errors import SinkError, SinkUnavailableError
+from aggregator.errors import SinkError, SinkUnavailableError, let_go
 from aggregator.ledger import with_followers
 from aggregator.request import FINAL
 from aggregator.sinks.base import Fate
@@ -57,6 +57,7 @@ class Flush:
         self._log = log
         self._on_change = on_change
         self._retries = 0
+        self._told: type[Exception | None] = type(None)
 
     def send(self, request: Request) -> tuple[float, str] | None:
         """Send a request; return for how many seconds items of it have been failing, and why."""
@@ -77,6 +78,7 @@ class Flush:
         try:
             verdicts = self._sink.write(request.items)
         except Exception as exc:  # noqa: BLE001 - whatever it is, nothing is known of the items
+            let_go(exc)
             return None, exc
         if verdicts is not None and len(verdicts) != len(request.items):
             problem = f"{len(verdicts)} verdicts for {len(request.items)} items"
@@ -100,7 +102,10 @@ class Flush:
         if retried:
             self._metrics.retries.inc(retried)
         self._settler.conclude(outcome, request, "sink")
-        if shut and not was_shut:
+        kind = type(error)
+        # what was a lost connection at first may turn out to be an expired certificate
+        if shut and (not was_shut or kind is not self._told):
+            self._told = kind
             self._log.warning("sink_refuses", problem=problem_of(verdicts, error))
         elif was_shut and not shut:
             self._log.info("sink_answers")

@@ -196,7 +196,8 @@ class Connection(Options):
 
     broker: SecretUrl = option(
         DEFAULT_BROKER,
-        "where the messages come from: any URL of kombu, or tarantool://user:password@host:port,host2/",
+        "where the messages come from: any URL of kombu (of several nodes: joined by ;, after one that"
+        " fails the next is tried), or tarantool://user:password@host:port,host2/",
         "URL",
     )
     vhost: Annotated[Text | None, Unset] = option(

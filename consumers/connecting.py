@@ -66,8 +66,11 @@ class Broker:
         """How many brokers the URL names."""
         return self.url.count(";") + 1
 
-    def connection(self) -> Connection:
-        """Return an unopened connection; each thread makes its own."""
+    def connection(self, first: int = 0) -> Connection:
+        """Return an unopened connection; each thread makes its own.
+
+        ``first``: which of the URL's brokers is tried first, the others after it, round and round.
+        """
         register()
         options: dict[str, Any] = {}
         if self.amqp:
@@ -81,6 +84,9 @@ class Broker:
         url, transport_options = split_url(self.url)
         if transport_options:
             options["transport_options"] = transport_options
+        urls = url.split(";")
+        start = first % len(urls)
+        url = ";".join(urls[start:] + urls[:start])
         url = _PLAIN_AMQP.sub(r"\1-batched://", url) if self.batched else url
         connection = Connection(url, **options)
         if self.batched and connection.transport_cls in {"redis", "rediss"}:

@@ -28,12 +28,13 @@ class BrokerInspector:
         self._broker = broker
         self._queues = queues
         self._connection: Any = None
+        self._host = 0
 
     def status(self) -> QueueStatus | None:
         """Return what the broker says, or None where it does not answer."""
         try:
             if self._connection is None:
-                connection = self._broker.connection()
+                connection = self._broker.connection(self._host)
                 connection.ensure_connection(
                     max_retries=self._broker.hosts - 1, interval_start=0, interval_step=0
                 )
@@ -52,6 +53,7 @@ class BrokerInspector:
             absent = is_not_found(exc) and not self._broker.amqp
             return QueueStatus(0, 0) if absent else None
         except Exception:  # noqa: BLE001 - whatever it is, there is no answer
+            self._host += 1  # of several, another may have one
             self.close()
             return None
 

@@ -196,6 +196,9 @@ class Publisher:
             # py-amqp tells of a lost connection by AttributeError, KeyError and ValueError too
             self._drop()
             detail = f"{self.address}: {str(exc) or type(exc).__name__}"
+            # of several hosts the next one: this may be alone, frozen or starting, and take connections yet
+            if not isinstance(exc, amqp.ChannelError):
+                self._settings.maybe_switch_next()
             raise PublisherUnavailableError(detail, outcomes) from exc
         except BaseException:
             self._drop()
@@ -220,12 +223,7 @@ class Publisher:
     def _open(self) -> _Line:
         if self._settings.transport.driver_type != "amqp":
             return VirtualLine(self._settings.clone())
-        # a refused host of several is followed by the next one at the next attempt
-        try:
-            connection = self._settings.transport.establish_connection()
-        except OSError:
-            self._settings.maybe_switch_next()
-            raise
+        connection = self._settings.transport.establish_connection()
         if not isinstance(connection, amqp.Connection):
             with suppress(Exception):
                 connection.close()

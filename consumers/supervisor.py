@@ -22,6 +22,8 @@ log = structlog.get_logger()
 TICK_SECONDS = 0.1
 #: A queue counts as empty when it was so for this long, and nothing came in meanwhile.
 EMPTY_SECONDS = 0.3
+#: What is left for closing to workers that were out of reach for the whole grace.
+STUCK_SECONDS = 0.5
 
 
 class Supervisor:
@@ -119,10 +121,14 @@ class Supervisor:
         settled = self._wait(lambda: all(route.pipeline.idle for route in routes), deadline)
         for route in routes:
             route.release()
-        until = max(deadline, self._clock.monotonic()) + CLOSING_SECONDS
-        ended = [route.join(until) for route in routes]
+        until = max(deadline, self._clock.monotonic())
+        # a worker that has not even cancelled within the grace waits for what may never come: a file's lock
+        ended = [
+            route.join(until + (CLOSING_SECONDS if route.cancelled else STUCK_SECONDS)) for route in routes
+        ]
+        settled = settled and all(ended)  # what a thread still has to send is not acked
         if not settled:
-            log.warning("grace_over", note="what was not written went back to the broker")
+            log.warning("grace_over", note="what was not written or acked goes back to the broker")
         log.info("stopped", settled=settled, threads_ended=all(ended))
         return settled
 

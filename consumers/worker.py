@@ -22,7 +22,7 @@ from aggregator.entities import arguments
 from aggregator.errors import UnrecoverableError
 from aggregator.intake import delivered_before
 from aggregator.topology import NOTHING
-from consumers.declaring import ensure
+from consumers.declaring import OwnedQueue, ensure
 from consumers.delivery import AmqpDelivery, BatchedDelivery, KombuDelivery, undecoded
 from consumers.link import ChannelLink
 from consumers.redis_broker import refuse_unfit
@@ -83,11 +83,13 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
         self.queue = queue
         self._entity = entity
         self._plan = plan
+        self._owned = OwnedQueue(queue, clock)
         self._amqp = broker.amqp
         self._redis = broker.redis
         self._heartbeat = broker.heartbeat
         self._beat_at = 0.0
-        self._hosts = broker.hosts
+        self._broker = broker
+        self._host = 0
         self._epochs = epochs
         self._inbox: list[Any] = []
         self._inbox_bytes = 0
@@ -150,29 +152,37 @@ class Worker(Working, ConsumerMixin):  # type: ignore[misc]  # run takes nothing
     @contextmanager
     def establish_connection(self) -> Iterator[Any]:
         """Connect once; :meth:`run` decides when to try again."""
-        with self.connection.clone() as connection:
-            connection.ensure_connection(
-                max_retries=self._hosts - 1,
-                interval_start=0,
-                interval_step=0,
-                reraise_as_library_errors=False,
-            )
-            self._established = connection.connection
-            self._transport = connection.transport
-            self._socket = getattr(self._established, "sock", None) if self._amqp else None
+        with self._broker.connection(self._host) as connection:
             try:
+                connection.ensure_connection(
+                    errback=self._next_host,
+                    max_retries=self._broker.hosts - 1,
+                    interval_start=0,
+                    interval_step=0,
+                    reraise_as_library_errors=False,
+                )
+                self._established = connection.connection
+                self._transport = connection.transport
+                self._socket = getattr(self._established, "sock", None) if self._amqp else None
                 self._prepare_wait()
                 if self._redis:
                     refuse_unfit(connection)
-                ensure(connection, self.queue, self._entity, self._plan)
+                queue = self._owned if self._amqp else self.queue
+                ensure(connection, queue, self._entity, self._plan)
                 yield connection
             except BaseException:
+                # one that takes connections may be of no use all the same: alone, frozen, starting
+                self._next_host()
                 # a frozen broker answers no good-bye: let go without one
                 if self._amqp:
                     connection.collect()
                 raise
             finally:
                 self._lose_link()
+
+    def _next_host(self, *_: object) -> None:
+        """Of several brokers, try the next one first."""
+        self._host += 1
 
     def get_consumers(self, Consumer: Any, channel: Any) -> list[Any]:  # noqa: N803 - kombu's name
         """Open the link, and the consumer on it."""

@@ -9,10 +9,15 @@ import logging
 import ssl
 import warnings
 from dataclasses import dataclass
-from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aggregator.errors import ConfigurationError, SinkBlockedError, SinkError, SinkUnavailableError
+from aggregator.errors import (
+    ConfigurationError,
+    SinkBlockedError,
+    SinkError,
+    SinkUnavailableError,
+    let_go,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -150,18 +155,6 @@ class Connection:
         if isinstance(exc, TlsError) and not broken_off:
             return SinkBlockedError(f"TLS with {self._hosts}: {words}")
         return SinkUnavailableError(f"no answer from {self._hosts}: {words}")
-
-
-def let_go(exc: BaseException) -> None:
-    """Empty the frames that an exception came through: they hold the body, in a circle with it.
-
-    While a sink is away nothing else is made that would have the collector look for circles: each
-    failed request would stay.
-    """
-    known: BaseException | None = exc
-    while known is not None:
-        clear_frames(known.__traceback__)
-        known = known.__cause__ or known.__context__
 
 
 def _causes(exc: BaseException) -> Iterator[BaseException]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC
 from functools import partial
 from threading import Lock
@@ -24,6 +25,8 @@ SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 #: Seconds before its end at which a token is replaced; within which Google has to answer; between two
 #: tokens that were refused.
 MARGIN, TIMEOUT, YOUNGEST = 300.0, 10.0, 60.0
+#: What no sentence holds, and each part of a signed assertion does.
+_LONG = re.compile(r"[\w-]{30}")
 
 
 class AccessToken(BearerToken):
@@ -57,7 +60,7 @@ class AccessToken(BearerToken):
                     "no access token: Google's token endpoint does not answer"
                 ) from None
             except RefreshError as exc:
-                problem = str(exc.args[0])[:200] if exc.args else "refused"
+                problem = _told(exc)
                 if exc.retryable:
                     raise SinkUnavailableError(f"no access token: {problem}") from None
             except GoogleAuthError as exc:
@@ -68,6 +71,18 @@ class AccessToken(BearerToken):
         ends = credentials.expiry.replace(tzinfo=UTC).timestamp() if credentials.expiry else now + 2 * MARGIN
         lifetime = ends - now
         return str(credentials.token).encode(), max(lifetime - MARGIN, lifetime / 2)
+
+
+def _told(exc: Exception) -> str:
+    """Say why a token was refused: the answer's own words, unless they quote what was sent.
+
+    That is an assertion which is as good as a password for some minutes. No word of a language is as long
+    as its parts; a page of a proxy is not told at all.
+    """
+    answer = exc.args[1] if len(exc.args) > 1 else None
+    told = [answer.get("error"), answer.get("error_description")] if isinstance(answer, dict) else []
+    plain = [text for text in told if isinstance(text, str) and text.isprintable() and not _LONG.search(text)]
+    return ": ".join(plain)[:200] or "refused"
 
 
 _known: dict[tuple[bytes, Path | None], AccessToken] = {}

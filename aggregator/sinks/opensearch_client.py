@@ -11,8 +11,14 @@ from urllib.parse import urlencode
 
 import orjson
 
-from aggregator.errors import ConfigurationError, SinkBlockedError, SinkError, SinkUnavailableError
-from aggregator.sinks.elasticsearch_client import JSON, JSON_BODY, NDJSON, Reply, let_go
+from aggregator.errors import (
+    ConfigurationError,
+    SinkBlockedError,
+    SinkError,
+    SinkUnavailableError,
+    let_go,
+)
+from aggregator.sinks.elasticsearch_client import JSON, JSON_BODY, NDJSON, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

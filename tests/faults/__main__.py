@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.faults import cluster_rows, local_rows, tube_rows
 from tests.faults.catalogue import ALL, BROKEN, ONE, ROWS, Row
 from tests.faults.page import write
 from tests.faults.soak import soak
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "build" / "faults.json"
 SERVERS = ("rabbitmq", "rabbitmq4", "elasticsearch", "toxiproxy")
+EVERY = (*ROWS, *cluster_rows.ROWS, *local_rows.ROWS, *tube_rows.ROWS)
 #: A broken build is found out within so many trials.
 CHECKS = 3
 
@@ -47,13 +49,15 @@ def main() -> int:
         "--json", type=Path, default=Path("tests/faults/build/faults.json"), help="the results"
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="the page that is made of them")
+    parser.add_argument("--keep", action="store_true", help="rows of the page that are not tried now")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     given.json.parent.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     fleet = Fleet()
     try:
-        fleet.prefetch(SERVERS)
+        if given.soak or any(row.on is trial for row in chosen(given)):
+            fleet.prefetch(SERVERS)
         if given.soak:
             done = soak(fleet, given.soak, given.seed, say)
             return int(not all(account.held for _, account in done))
@@ -62,7 +66,7 @@ def main() -> int:
             told = {"seed": given.seed, "kills": given.kills, "results": results}
             given.json.write_text(json.dumps(told, indent=1))
             if given.write:
-                write(told, given.write)
+                write(told, given.write, order=[row.name for row in EVERY], keep=given.keep)
     finally:
         fleet.close()
     bad = [result for result in results if not result["good"]]
@@ -78,16 +82,22 @@ def say(text: str) -> None:
 
 def plan(row: Row, kills: int, *, full: bool) -> list[Setting]:
     """Return where a row is tried, once for each trial."""
-    settings = ALL if full or row.deaths else row.settings
+    if row.on is not trial:  # elsewhere than on one broker: as it says
+        return list(row.settings)
+    settings = ALL if (full and not row.long) or row.deaths else row.settings
     times = max(len(settings), -(-kills // row.deaths) if row.deaths else 0)
     return [settings[number % len(settings)] for number in range(times)]
 
 
+def chosen(given: argparse.Namespace) -> list[Row]:
+    """Return the rows that were asked for."""
+    found = [row for row in EVERY if re.search(given.only, row.name)]
+    return [row for row in found if given.full or given.only or not row.long]
+
+
 def rows(fleet: Fleet, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Try each row as often as it has to be; yield what came of it."""
-    for row in ROWS:
-        if not re.search(given.only, row.name) or (row.long and not given.full):
-            continue
+    for row in chosen(given):
         for number, setting in enumerate(plan(row, given.kills, full=given.full)):
             yield tried(fleet, row, setting, given.seed + number)
 
@@ -96,7 +106,7 @@ def tried(fleet: Fleet, row: Row, setting: Setting, seed: int, build: str = "") 
     """Play one trial; return its account, or why there is none. Of a broken ``build`` a loss is good."""
     told: dict[str, Any] = {"row": row.name, "setting": str(setting), "seed": seed, "good": False}
     try:
-        with trial(fleet, setting, seed=seed, recorded=row.recorded) as played:
+        with row.on(fleet, setting, seed=seed, recorded=row.recorded) as played:
             played.module = build
             row.play(played)
             account = played.finish()

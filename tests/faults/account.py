@@ -14,6 +14,7 @@ class Account:
     ``unexpected``: in the index, though nobody sent it there. ``duplicated``: documents too many.
     ``repeats``: writes that found their document there already. ``left``: in the queue at the end,
     ready or unacked. ``recovery``: seconds from the end of the fault to the first write.
+    ``course``: memory (MB) in equal steps while nothing was taken.
     ``complaints``: what the service itself calls a fault, and ends that were not clean.
     """
 
@@ -31,6 +32,7 @@ class Account:
     memory: float = 0.0
     descriptors: int = 0
     threads: int = 0
+    course: list[float] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
     @property

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING
 
 from tests.elasticsearch_proxy import UNKNOWN
-from tests.faults import faults, plays
+from tests.faults import access, faults, letters, plays, process
 from tests.faults.plays import during, stands_still
 from tests.faults.points import POINTS
-from tests.faults.trial import Setting
+from tests.faults.trial import Setting, trial
 from tests.servers.toxiproxy import DOWN, UP
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+    from typing import Any
 
     from tests.faults.account import Account
     from tests.faults.plays import Play
@@ -28,7 +31,9 @@ ALL = tuple(
 #: Every broker, type of queue and input, in two settings.
 CORNERS = (Setting("4.0", "quorum", "batched"), Setting("3.10", "classic", "standard"))
 ONE = CORNERS[:1]
+QUORUM = (CORNERS[0], Setting("3.10", "quorum", "standard"))
 LARGE_GROUPS = ("--size", "300", "--age", "60s", "--prefetch", "200")
+BY_THE_CLOCK = ("--age", "off", "--interval", "1s")
 FLOOD_STAGE = "read_only_allow_delete"
 
 
@@ -37,17 +42,18 @@ class Row:
     """``recorded``: a recorder stands before Elasticsearch. ``quick``: where it is tried each time.
 
     ``long``: it takes more than minutes. ``deaths``: kills that have to have happened, ``dead``: dead
-    letters that there have to be; -1: some.
+    letters that there have to be; -1: some. ``on`` makes the trial that it is played on.
     """
 
     name: str
     play: Play
-    settings: Sequence[Setting] = ALL
-    quick: Sequence[Setting] = ()
+    settings: Sequence[Any] = ALL
+    quick: Sequence[Any] = ()
     recorded: bool = True
     long: bool = False
     deaths: int = 0
     dead: int = 0
+    on: Callable[..., AbstractContextManager[Any]] = trial
 
     def check(self, account: Account) -> None:
         """Raise ``AssertionError`` if the fault was not what it should be, or too much was refused."""
@@ -110,6 +116,8 @@ KILLS = [
     Row("kill -9: groups open while others are acked", plays.open_groups, CORNERS, CORNERS),
     Row("kill -9: incomplete group", plays.on_receipt, CORNERS, ONE),
     Row("kill -9: after verdicts for lost links", plays.replaced_links, CORNERS, CORNERS),
+    # classic queues count no deliveries: there nothing is found
+    Row("a message that kills the process", process.crashes, QUORUM, recorded=False, dead=1),
 ]
 STOPS = [
     *(
@@ -117,6 +125,10 @@ STOPS = [
         for state, hurts in STATES.items()
     ),
     Row("SIGTERM: incomplete group", plays.stopped(flags=LARGE_GROUPS), CORNERS),
+    Row("SIGTERM: idle", process.stopped_idle, CORNERS),
+    Row("SIGTERM twice", process.signalled_twice(SIGTERM), CORNERS, ONE),
+    Row("SIGINT twice", process.signalled_twice(SIGINT), CORNERS),
+    Row("SIGTERM twice: two processes", process.signalled_twice(SIGTERM, "--processes", "2"), CORNERS),
 ]
 SERVERS = [
     Row("broker: restart", during(faults.stop_broker, 1.0), CORNERS, recorded=False),
@@ -135,10 +147,25 @@ SERVERS = [
     Row("Elasticsearch: away 60 s", during(faults.kill_elasticsearch, 60.0), CORNERS, recorded=False),
     Row("Elasticsearch: read-only index", during(partial(faults.Block, "write"), 2.0), CORNERS, ONE),
     Row("Elasticsearch: flood stage", during(partial(faults.Block, FLOOD_STAGE), 2.0), CORNERS, ONE),
-    Row("Elasticsearch: silent 60 s, hot queue", stands_still(60.0), ONE, recorded=False),
-    Row("Elasticsearch: silent 10 min, hot queue", stands_still(600.0), ONE, recorded=False, long=True),
+    *(
+        Row(f"hot queue, Elasticsearch {name}", stands_still(make, seconds), ONE, recorded=False, long=long)
+        for seconds, length, long in ((60.0, "1 min", False), (600.0, "10 min", True))
+        for name, make in {
+            f"silent for {length}": partial(faults.black_hole, SINK),
+            f"refusing connections for {length}": partial(faults.Shut, SINK),
+            f"gone for {length}": faults.kill_elasticsearch,
+        }.items()
+    ),
+    Row("broker: queue deleted, made by its owner", access.queue_deleted(access.by_its_owner), CORNERS, ONE),
+    Row("broker: queue deleted, made by the service", access.queue_deleted(access.by_the_service), CORNERS),
+    *(Row(f"broker: {name}", access.revoked(name, 2.0), CORNERS) for name in access.REVOKED),
+    Row("broker: certificate expires", access.certificate_expires(BROKER, "link_lost"), CORNERS),
+    Row("Elasticsearch: certificate expires", access.certificate_expires(SINK, "sink_refuses"), CORNERS),
     Row("both frozen 6 s", during(faults.freeze_both, 6.0), ONE, recorded=False),
     Row("service frozen 10 s", during(faults.FreezeService, 10.0), CORNERS),
+    Row("clock steps: groups by age", process.clock_steps(), CORNERS, ONE),
+    Row("clock steps: groups by the wall clock", process.clock_steps(*BY_THE_CLOCK), CORNERS),
+    Row("no file descriptors, connections lost", process.few_descriptors, CORNERS),
 ]  # fmt: skip
 NETWORKS = [
     Row(f"network: {leg}: {name}", during(partial(make, leg), 3.0), CORNERS, often((name, leg)))
@@ -156,19 +183,37 @@ ANSWERS = [
 ]  # fmt: skip
 MESSAGES_ = [
     Row("dead-letter queue full", plays.dead_queue_full, CORNERS, dead=-1),
+    Row("dead-letter queue deleted", letters.dead_queue_deleted, CORNERS, dead=-1),
+    Row("dead letters unroutable", letters.dead_letters_unroutable, CORNERS, dead=-1),
     Row("bodies that are no documents", plays.poison, CORNERS, ONE, dead=-1),
+    Row("compression bombs", letters.bombs, CORNERS, dead=len(letters.BOMBS)),
+    Row("no ids, no types, no headers", letters.bare, CORNERS),
     Row("413, and an oversized document", plays.oversized, CORNERS, ONE, dead=1),
 ]
 LINKS = [
-    Row(
-        f"all connections closed: {point}",
-        plays.frozen_at(point, faults.CloseConnections),
-        CORNERS,
-        quick=CORNERS if point == "after-reply" else (),
-    )
-    for point in POINTS
+    Row("all connections closed: incomplete group", letters.held_again, CORNERS),
+    *(
+        Row(
+            f"all connections closed: {point}",
+            plays.frozen_at(point, faults.CloseConnections),
+            CORNERS,
+            quick=CORNERS if point == "after-reply" else (),
+        )
+        for point in POINTS
+    ),
 ]  # fmt: skip
-ROWS = [*KILLS, *STOPS, *SERVERS, *NETWORKS, *ANSWERS, *MESSAGES_, *LINKS]
+SENTINELS = [
+    Row(f"sentinel: {name}{said}", letters.sentinels(send, *flags), CORNERS)
+    for name, send in {
+        "lost": letters.sentinel_lost,
+        "twice": letters.sentinel_twice,
+        "early": letters.sentinel_early,
+        "late": letters.sentinel_late,
+        "without members": letters.sentinel_alone,
+    }.items()
+    for said, flags in {"": (), ", counted": letters.COUNTED}.items()
+]
+ROWS = [*KILLS, *STOPS, *SERVERS, *NETWORKS, *ANSWERS, *MESSAGES_, *SENTINELS, *LINKS]
 
 #: Builds that break the promise, and the row that shows it.
 BROKEN: dict[str, Play] = {

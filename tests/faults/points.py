@@ -19,6 +19,8 @@ import sys
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
 
 # what a life would import anew
 import elasticsearch  # noqa: F401
@@ -30,6 +32,10 @@ from aggregator.flush import Flush
 from aggregator.settlement import Settler
 from aggregator.sinks.elasticsearch_client import Connection
 from consumers.link import ChannelLink
+from tests.faults import local_points
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 POINTS = ("before-flush", "mid-request", "unread-reply", "after-reply", "in-settle", "mid-ack", "after-ack")
 _DEATH_WITH_PARENT = 1
@@ -158,11 +164,12 @@ _INSTALLERS = {
     "in-settle": _in_settle,
     "mid-ack": lambda point: _around_ack(point, torn=True),
     "after-ack": lambda point: _around_ack(point, torn=False),
+    **local_points.INSTALLERS,
 }
 
 
-def live(at: str, flags: list[str], *, freeze: bool) -> int:
-    """Be one life, in a process of its own; return its end as ``waitpid`` tells it."""
+def live(prepare: Callable[[], None], flags: list[str]) -> int:
+    """Be one life, in a process of its own that is prepared first; return its end as ``waitpid`` tells it."""
     parent = os.getpid()
     child = os.fork()
     if not child:
@@ -170,9 +177,7 @@ def live(at: str, flags: list[str], *, freeze: bool) -> int:
         if os.getppid() != parent:
             os._exit(1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if at:
-            name, _, number = at.partition(":")
-            install(name, Point(int(number), freeze=freeze))
+        prepare()
         sys.exit(main(flags))
     signal.signal(signal.SIGTERM, lambda number, _: _pass_on(child, number))
     while True:
@@ -180,9 +185,21 @@ def live(at: str, flags: list[str], *, freeze: bool) -> int:
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def report(at: str, code: int) -> None:
+    """Say how a life has ended, in a line as the service's own."""
+    said = {"event": "life_ended", "at": at, "code": code, "timestamp": datetime.now(UTC).isoformat()}
+    print(json.dumps(said), file=sys.stderr, flush=True)
+
+
 def _pass_on(child: int, number: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(child, number)
+
+
+def _prepare(at: str, *, freeze: bool) -> None:
+    if at:
+        name, _, number = at.partition(":")
+        install(name, Point(int(number), freeze=freeze))
 
 
 def run(argv: list[str]) -> int:
@@ -195,9 +212,8 @@ def run(argv: list[str]) -> int:
     lives = given.at if given.freeze else [*given.at, ""]
     code = 0
     for at in lives:
-        code = live(at, argv[cut + 1 :], freeze=given.freeze)
-        said = {"event": "life_ended", "at": at, "code": code, "timestamp": datetime.now(UTC).isoformat()}
-        print(json.dumps(said), file=sys.stderr, flush=True)
+        code = live(partial(_prepare, at, freeze=given.freeze), argv[cut + 1 :])
+        report(at, code)
         if code != -signal.SIGKILL:
             break
     return code

@@ -13,7 +13,7 @@ from pathlib import Path
 
 FOUND = Path(__file__).parent / "found"
 MEGABYTES, HANGS_AFTER, LONGEST = 1024, 10, 20_000
-NAMES = ("stream", "properties", "message", "answer")
+NAMES = ("stream", "properties", "message", "answer", "push")
 
 
 def run_all(seconds: int) -> int:

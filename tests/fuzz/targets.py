@@ -22,9 +22,13 @@ from aggregator.correlation import compile_expression
 from aggregator.documents import make_document
 from aggregator.errors import MessageRefusedError, SinkError
 from aggregator.intake import Intake
+from aggregator.push_message import fault_of, read_push
+from aggregator.pushing import Pushes
+from aggregator.sinks import apns_requests, fcm_message
 from aggregator.sinks.base import Verdict
 from aggregator.sinks.elasticsearch_answer import Rules, request_fault
 from aggregator.testing.clock import VirtualClock
+from aggregator.testing.memory import MemoryDelivery
 from consumers.delivery import BatchedDelivery
 from consumers.transports import amqp_batched
 from consumers.transports.amqp_frames import Arrival
@@ -52,6 +56,8 @@ RECORDED = sorted((Path(__file__).parents[1] / "property" / "amqp_recorded").glo
 BOUND = 3 * (2 * FRAME_MAX + 8) + amqp_batched.READ_BYTES
 #: Bytes of a document, in these targets.
 LIMIT = 64 * 1024
+#: Characters of what is said of a refusal: no message stands in it.
+LONGEST_DETAIL = 300
 REASONS = {
     "bad-charset", "bad-json", "bad-properties", "bad-value", "binary", "compressed", "delivery-limit",
     "empty-body", "no-key", "not-an-object", "too-large",
@@ -171,6 +177,40 @@ def answer(data: bytes) -> str:
     return "verdicts"
 
 
+NOW = 1_700_000_000.0
+
+
+def push(data: bytes) -> str:
+    """A push message: each recipient is sent to or refused, and what is sent is one header, one document."""
+    delivery = MemoryDelivery(data)
+    made = Pushes(VirtualClock(time=NOW), LIMIT).make(None, [delivery], LIMIT)
+    for _, refusal in made.refused:
+        assert refusal.reason in REASONS | {"bad-push"}, refusal
+        assert len(refusal.detail) < LONGEST_DETAIL
+        return refusal.reason
+    given = read_push(orjson.loads(data), NOW)
+    assert len(made.items) + len(made.final) == len(given.recipients)
+    assert all(bool(fault_of(given.recipients[word.item.address.index])) for word in made.final)
+    assert given.notification.due(NOW) >= NOW
+    if not made.items:
+        return "nobody"
+    prepared: Any
+    if given.platform == "apns":
+        prepared = apns_requests.prepare(given.notification, "topic")
+    else:
+        prepared = fcm_message.prepare(given.notification, dry_run=False, now=NOW)
+    if isinstance(prepared, Verdict):
+        assert len(prepared.detail) < LONGEST_DETAIL
+        return "refused"
+    for item in made.items:
+        assert len(item.address.apns_id) == len("00000000-0000-0000-0000-000000000000")
+        if given.platform == "fcm":
+            assert orjson.loads(prepared.body(item.address.token))["message"]["token"] == item.address.token
+    if given.platform == "apns":
+        assert not any(b"\n" in line or b"\r" in line or b"\0" in line for line in prepared.lines)
+    return "sent"
+
+
 def _message_of(body: bytes, **values: Any) -> bytes:
     raw = Message(**values)._serialize_properties()
     return len(raw).to_bytes(2, "big") + bytes(raw) + body
@@ -204,6 +244,26 @@ _ANSWERS = [
     b"<html></html>",
 ]
 
+_PUSHES = [
+    (
+        b'{"campaign":"c1","platform":"apns","app":"news","notification":{"payload":{"aps":{"alert":"words"}},'
+        b'"collapse_id":"a","priority":10,"push_type":"alert","topic":"com.example","ttl":3600},'
+        b'"not_before":1699990000,"not_after":1700040000,"next_window":1700080000,"expires":1700600000,'
+        b'"recipients":[["d1","aa",1690000000],["d2","bb"],[3,"cc",null],["d4",""]]}'
+    ),
+    (
+        b'{"campaign":"c1","platform":"fcm","notification":{"payload":{"notification":{"title":"t"},'
+        b'"data":{"n":"1"},"android":{"priority":"HIGH"}},"collapse_id":"a","priority":5,"expiration":1700000100},'
+        b'"device":"d1","token":"t1","registered":1690000000.5}'
+    ),
+    (
+        b'{"campaign":"c","platform":"apns","notification":{"payload":{"aps":{"content-available":1}},'
+        b'"push_type":"background","ttl":0},"recipients":[["d","aa"]]}'
+    ),
+    b'{"campaign":"c","platform":"fcm","notification":{"payload":{"data":{"n":1}}},"recipients":[["d","t"]]}',
+    b'{"campaign":"c","platform":"sms","notification":{"payload":{"a":1}},"recipients":[["d","t"]]}',
+]
+
 EXAMPLES: dict[Callable[[bytes], str], list[bytes]] = {
     stream: [
         *(b"\xff" + gzip.decompress(path.read_bytes()) for path in RECORDED),
@@ -212,6 +272,7 @@ EXAMPLES: dict[Callable[[bytes], str], list[bytes]] = {
     properties: [example[2 : 2 + int.from_bytes(example[:2], "big")] for example in _MESSAGES],
     message: _MESSAGES,
     answer: _ANSWERS,
+    push: _PUSHES,
 }
 TARGETS = {target.__name__: target for target in EXAMPLES}
 #: The words of the examples, for the fuzzer to put elsewhere.
@@ -219,5 +280,7 @@ WORDS = [
     b"application/json", b"application/octet-stream", b"text/plain", b"charset=", b"utf-16", b"punycode",
     b"compression", b"gzip", b"deflate", b"bzip2", b"xz", b"x-delivery-count", b'{"create":', b'"status":',
     b'"_id":"a"', b'"error":', b'"type":', b'"reason":', b'"items":[', b'"errors":',
+    b'"recipients":', b'"notification":', b'"payload":', b'"platform":"apns"', b'"platform":"fcm"', b'"ttl":',
+    b'"not_before":', b'"expires":', b"1e308", b"-1", b"null", b"true", b'"\\ud83d\\ude00"', b"1700000000",
     b"\x00\x3c\x00\x3c", b"\xce\x02\x00\x01", b"\xce\x03\x00\x01", b"\xce\x01\x00\x01",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.targets import BOUND, EXAMPLES, WORDS, answer, message, properties, stream
+from tests.fuzz.targets import BOUND, EXAMPLES, WORDS, answer, message, properties, push, stream
 
 MUTATIONS = ("flip", "set", "delete", "repeat", "insert", "word", "length", "join", "swap")
 
@@ -67,6 +67,12 @@ def test_answers_of_any_kind(data):
     answer(data)
 
 
+@given(mutated(push) | st.binary(max_size=60))
+@settings(max_examples=2 * settings().max_examples)
+def test_push_messages_of_any_kind(data):
+    push(data)
+
+
 @pytest.mark.parametrize("target", EXAMPLES, ids=lambda target: target.__name__)
 def test_the_examples_are_what_is_meant(target):
     """They reach what is behind the first look: some are read to their end."""
@@ -78,6 +84,7 @@ def test_the_examples_are_what_is_meant(target):
             "properties": {"read"},
             "message": {"document", "bad-charset"},
             "answer": {"verdicts", "unknown"},
+            "push": {"sent", "refused", "bad-push"},
         }[target.__name__]
     )
 

@@ -7,11 +7,12 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tests.servers.elastic import elasticsearch
 from tests.servers.open_search import opensearch
 from tests.servers.rabbitmq import rabbitmq, rabbitmq4
+from tests.servers.rabbitmq_cluster import cluster
 from tests.servers.redis import redis
 from tests.servers.tarantool import tarantool
 from tests.servers.toxiproxy import toxiproxy
@@ -19,11 +20,24 @@ from tests.servers.toxiproxy import toxiproxy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tests.servers.base import Server
 
-MAKERS: dict[str, Callable[[], Server]] = {
+class Startable(Protocol):
+    """A server, or several that are one."""
+
+    url: str
+
+    def start(self) -> None:
+        """Start it, and wait until it is ready."""
+
+    def close(self) -> None:
+        """End it for good."""
+
+
+MAKERS: dict[str, Callable[[], Startable]] = {
     "rabbitmq": rabbitmq,
     "rabbitmq4": rabbitmq4,
+    "rabbitmq_cluster": partial(cluster, "3.10"),
+    "rabbitmq4_cluster": partial(cluster, "4.0"),
     "elasticsearch": elasticsearch,
     "opensearch": opensearch,
     "redis": redis,
@@ -42,8 +56,8 @@ class Fleet:
             self._makers["elasticsearch"] = partial(elasticsearch, heap="1g", quick_start=False)
         self._pool = ThreadPoolExecutor(len(MAKERS), thread_name_prefix="servers")
         self._lock = threading.Lock()
-        self._started: dict[str, Future[Server]] = {}
-        self._made: list[Server] = []
+        self._started: dict[str, Future[Startable]] = {}
+        self._made: list[Startable] = []
         atexit.register(self.close)
 
     def prefetch(self, names: Iterable[str]) -> None:
@@ -53,7 +67,7 @@ class Fleet:
                 if name not in self._started:
                     self._started[name] = self._pool.submit(self._start, name)
 
-    def get(self, name: str) -> Server:
+    def get(self, name: str) -> Startable:
         """Return a running server; ``Unavailable`` if there is none to be had, each time alike."""
         self.prefetch([name])
         return self._started[name].result()
@@ -70,7 +84,7 @@ class Fleet:
                 future.result(timeout=0)
         atexit.unregister(self.close)
 
-    def _start(self, name: str) -> Server:
+    def _start(self, name: str) -> Startable:
         server = self._makers[name]()
         with self._lock:
             self._made.append(server)

@@ -21,10 +21,38 @@ if TYPE_CHECKING:
 
 SCRIPTS = "/usr/lib/rabbitmq/bin"
 NODE = "aggregator@localhost"
+SUITES = {"3.10": "bookworm", "4.0": "trixie"}
+"""The Debian that each version is part of."""
 SETTINGS = {"log.console.level": "warning"}
 # How often, in ms, channels look for deliveries past consumer_timeout: a minute by default.
 ADVANCED = "[{rabbit, [{channel_tick_interval, 1000}]}].\n"
 PLUGINS = ("rabbitmq_consistent_hash_exchange",)
+
+# What list_queues says of a quorum queue is what its leader wrote down up to 5 s ago.
+COUNT = """
+case rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)) of
+  {{ok, Queue}} ->
+    case amqqueue:get_type(Queue) of
+      rabbit_quorum_queue ->
+        Count = fun(Fifo) -> {{
+          rabbit_fifo:query_messages_ready(Fifo),
+          rabbit_fifo:query_messages_checked_out(Fifo),
+          rabbit_fifo:query_consumer_count(Fifo)}} end,
+        {{ok, {{_, Counted}}, _}} = ra:leader_query(amqqueue:get_pid(Queue), Count),
+        Counted;
+      _ ->
+        Asked = [messages_ready, messages_unacknowledged, consumers],
+        list_to_tuple([Number || {{_, Number}} <- rabbit_amqqueue:info(Queue, Asked)])
+    end;
+  _ -> absent
+end.
+"""
+CLOSE = 'rabbit_networking:close_connections(rabbit_networking:connections(), <<"asked for by a test">>).'
+# erl_call answers in milliseconds; rabbitmqctl starts a virtual machine for it, half a second of CPU.
+EVALUATE = """
+if command -v erl_call >/dev/null; then printf '%s\\n' "$1" | exec erl_call -sname "$2" -e
+else printf '{ok, %s}' "$("$3" --quiet -n "$2" eval "$1")"; fi
+"""
 
 # A mount namespace of its own: what is mounted here disappears with the last process in it.
 ENTER = (
@@ -43,11 +71,12 @@ class QueueCounts:
 
 
 class RabbitMQ(Server):
-    """A broker; ``url`` is ``amqp://guest:guest@127.0.0.1:PORT//``."""
+    """A broker; ``url`` is ``amqp://guest:guest@127.0.0.1:PORT//``, ``node`` what Erlang calls it."""
 
-    def __init__(self, name: str, version: str, url: str, host: Host) -> None:
+    def __init__(self, name: str, version: str, url: str, host: Host, node: str = NODE) -> None:
         super().__init__(name, url, host)
         self.version = version
+        self.node = node
 
     def ready(self) -> bool:
         """Log in; with the transport's own means, as a connection would wait 2 s before its second try."""
@@ -65,28 +94,34 @@ class RabbitMQ(Server):
         It writes that down up to 2 s after the declaration (Mnesia's log); what was confirmed is
         safe, but a queue that nobody knows of any more has no messages.
         """
-        self.ctl("eval", "mnesia:sync_log().")
+        self.evaluate("mnesia:sync_log().")
         super().kill()
 
     def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl`` and return its output; takes a third of a second."""
-        return self.host.run(f"{SCRIPTS}/rabbitmqctl", "--quiet", "-n", NODE, *arguments)
+        return self.host.run(f"{SCRIPTS}/rabbitmqctl", "--quiet", "-n", self.node, *arguments)
+
+    def evaluate(self, erlang: str) -> str:
+        """Return what an expression of Erlang has for a value, as text; raise where it has none."""
+        command = ("sh", "-c", EVALUATE, "sh", erlang, self.node, f"{SCRIPTS}/rabbitmqctl")
+        said = self.host.run(*command).strip()
+        if not said.startswith("{ok, "):
+            raise RuntimeError(f"{erlang}: {said}")
+        return said.removeprefix("{ok, ").removesuffix("}").strip()
 
     def set_env(self, key: str, erlang: str) -> None:
         """Set a value of the application ``rabbit``: ``set_env("consumer_timeout", "5000")``.
 
         ``erlang`` is a term. Channels read most values when they are opened.
         """
-        self.ctl("eval", f"application:set_env(rabbit, {key}, {erlang}).")
+        self.evaluate(f"application:set_env(rabbit, {key}, {erlang}).")
 
     def counts(self, queue: str) -> QueueCounts:
-        """Ask the queue's process; ``KeyError`` if there is no such queue."""
-        columns = ("name", "messages_ready", "messages_unacknowledged", "consumers")
-        listed = self.ctl("list_queues", "--formatter", "json", *columns)
-        for row in json.loads(listed):
-            if row["name"] == queue:
-                return QueueCounts(*(int(row[column]) for column in columns[1:]))
-        raise KeyError(queue)
+        """Ask the queue itself; ``KeyError`` if there is no such queue."""
+        counted = self.evaluate(COUNT.format(queue=queue))
+        if counted == "absent":
+            raise KeyError(queue)
+        return QueueCounts(*map(int, counted.strip("{}").split(",")))
 
     def delete_queues(self, *names: str) -> None:
         """Delete these queues; it is no error if there are none."""
@@ -96,7 +131,7 @@ class RabbitMQ(Server):
 
     def close_all_connections(self) -> None:
         """Let the broker close every client's connection."""
-        self.ctl("close_all_connections", "asked for by a test")
+        self.evaluate(CLOSE)
 
     def memory_alarm(self, *, on: bool) -> None:
         """Raise or clear the memory alarm: publishers are blocked while it is on."""
@@ -113,21 +148,28 @@ def _connection(url: str) -> Any:
 
 def rabbitmq(settings: Mapping[str, str] | None = None) -> RabbitMQ:
     """Return RabbitMQ 3.10, not started. ``settings`` are further lines of ``rabbitmq.conf``."""
-    return _broker("rabbitmq", "3.10", "bookworm", settings or {})
+    return broker("rabbitmq", "3.10", settings or {})
 
 
 def rabbitmq4(settings: Mapping[str, str] | None = None) -> RabbitMQ:
     """Return RabbitMQ 4.0, not started. ``settings`` are further lines of ``rabbitmq.conf``."""
-    return _broker("rabbitmq4", "4.0", "trixie", settings or {})
+    return broker("rabbitmq4", "4.0", settings or {})
 
 
-def _broker(name: str, version: str, suite: str, settings: Mapping[str, str]) -> RabbitMQ:
-    if not settings and (url := os.environ.get(f"TEST_{name.upper()}_URL")):
+def broker(
+    name: str, version: str, settings: Mapping[str, str], environment: Mapping[str, str] | None = None
+) -> RabbitMQ:
+    """Return a broker, not started; with an ``environment`` of its own it is one that is installed here."""
+    if not (settings or environment) and (url := os.environ.get(f"TEST_{name.upper()}_URL")):
         return RabbitMQ(name, version, url, Remote())
-    root = cache_folder() / suite
+    root = cache_folder() / SUITES[version]
     if _installed(Path("/"), version):
         inside, enter = None, []
     elif not _installed(root, version):
+        if environment:
+            raise Unavailable(
+                f"RabbitMQ {version} is not installed: `make servers` does it, as root on Debian"
+            )
         return _container(name, version, settings)
     elif os.geteuid() != 0:
         raise Unavailable(f"RabbitMQ {version} stands in a folder that only root can enter (chroot)")
@@ -136,9 +178,10 @@ def _broker(name: str, version: str, suite: str, settings: Mapping[str, str]) ->
     folder = new_folder(name)
     if enter:
         enter.append(str(folder))
-    url, environment = _configure(folder, inside or str(folder), settings)
-    host = LocalHost(name, folder, [*enter, f"{SCRIPTS}/rabbitmq-server"], environment, enter)
-    return RabbitMQ(name, version, url, host)
+    url, surroundings = _configure(folder, inside or str(folder), settings)
+    surroundings.update(environment or {})
+    host = LocalHost(name, folder, [*enter, f"{SCRIPTS}/rabbitmq-server"], surroundings, enter)
+    return RabbitMQ(name, version, url, host, surroundings["RABBITMQ_NODENAME"])
 
 
 def _installed(root: Path, version: str) -> bool:

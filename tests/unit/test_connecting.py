@@ -9,7 +9,9 @@ import pytest
 from amqp.exceptions import NotFound
 from kombu.exceptions import ChannelError
 
+from aggregator.testing.clock import VirtualClock
 from consumers.connecting import CONNECT_SECONDS, Broker, is_not_found
+from consumers.declaring import OWNER_SECONDS, OwnedQueue
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,17 @@ def test_the_host_is_verified_by_its_name(url, given, name):
     assert Broker(url, server_hostname=given).connection().ssl == tls
 
 
+@pytest.mark.parametrize(("first", "ports"), [(0, [1, 2, 3]), (1, [2, 3, 1]), (2, [3, 1, 2]), (3, [1, 2, 3])])
+def test_any_of_several_hosts_may_be_the_first(first, ports):
+    broker = Broker("amqp://127.0.0.1:1//;amqp://127.0.0.1:2//;amqp://127.0.0.1:3//")
+    connection = broker.connection(first)
+    tried = [connection.port]
+    for _ in range(2):
+        connection.maybe_switch_next()
+        tried.append(connection.port)
+    assert tried == ports
+
+
 def test_the_authority_that_was_given_is_the_only_one():
     assert Broker("amqps://h//", ca="own.pem").tls["ca_certs"] == "own.pem"
 
@@ -93,3 +106,49 @@ def test_plain_amqp_is_read_in_batches_unless_told_otherwise(url, batched, names
     connection = Broker(url, batched=batched).connection()
     assert [url.partition(":")[0] for url in connection.alt] == (names if len(names) > 1 else [])
     assert connection.transport_cls == names[0]
+
+
+class FakeBroker:
+    """A connection and its channel; notes what was declared, with ``queues`` that are there."""
+
+    channel_errors = (NotFound,)
+
+    def __init__(self):
+        self.queues = set()
+        self.declared = []
+        self.connection_errors = ()
+
+    def channel(self):
+        return self
+
+    def close(self):
+        pass
+
+    def queue_declare(self, name, *, passive, **_):
+        if passive and name not in self.queues:
+            raise NotFound("no queue", (50, 10))
+        if not passive:
+            self.declared.append(name)
+            self.queues.add(name)
+
+
+def test_a_queue_that_is_deleted_is_left_to_its_owner_for_a_moment():
+    clock, broker = VirtualClock(), FakeBroker()
+    owned = OwnedQueue("q", clock)
+    owned.ensure(broker)
+    assert broker.declared == ["q"]  # absent from the start: it is ours to make
+    for _ in range(2):
+        broker.queues.clear()
+        for _ in range(2):
+            with pytest.raises(NotFound):
+                owned.ensure(broker)
+            clock.advance(OWNER_SECONDS / 2)
+        broker.queues.add("q")
+        owned.ensure(broker)  # its owner has made it
+    assert broker.declared == ["q"]
+    broker.queues.clear()
+    with pytest.raises(NotFound):
+        owned.ensure(broker)
+    clock.advance(OWNER_SECONDS)
+    owned.ensure(broker)
+    assert broker.declared == ["q", "q"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from math import inf
 from threading import Thread
 
@@ -146,6 +147,39 @@ def test_what_is_settled_is_let_go_at_once():
         gc.enable()
 
 
+class Body:
+    """A request's body: bytes are not to be watched."""
+
+
+@pytest.mark.parametrize("how", ["mapped", "chained", "a stranger's"])
+def test_what_a_request_that_failed_was_made_of_is_let_go_at_once(how):
+    """Not when the collector looks for circles: while a sink is away it has no reason to."""
+    route = Route(Size(20), request_items=20)
+    known = []
+
+    def send(body):
+        if how == "chained":
+            try:
+                body.none()
+            except AttributeError as exc:
+                raise SinkUnavailableError("away") from exc
+        raise SinkUnavailableError("away") if how == "mapped" else OSError("away")
+
+    def decide(_items):
+        body = Body()
+        known.append(weakref.ref(body))
+        send(body)
+
+    route.sink.decide = decide
+    gc.disable()
+    try:
+        route.messages(20)
+        assert route.work() == 1
+        assert [each() for each in known] == [None]
+    finally:
+        gc.enable()
+
+
 def test_40_messages_at_size_20_are_two_batches_and_are_acked_after_them():
     route = Route(Size(20), request_items=20)
     deliveries = route.messages(40)
@@ -251,6 +285,23 @@ def test_no_log_line_holds_a_strangers_words(logged):
     route.work()
     assert "RuntimeError" in repr(logged)
     assert "secret" not in repr(logged)
+
+
+def test_a_sink_that_fails_for_another_reason_is_told_of_again(logged):
+    """A lost connection hides the expired certificate that the next one meets."""
+    route = Route(Size(20), request_items=20)
+    route.messages(20)
+    for error in (
+        SinkUnavailableError("connection reset"),
+        SinkUnavailableError("refused"),
+        SinkBlockedError("TLS: certificate has expired"),
+        SinkBlockedError("TLS: certificate has expired"),
+    ):
+        route.sink.decide = fails(error)
+        route.work()
+        route.clock.advance(60)
+    told = [entry["problem"] for entry in logged if entry["event"] == "sink_refuses"]
+    assert told == ["SinkUnavailable: connection reset", "SinkBlocked: TLS: certificate has expired"]
 
 
 def test_a_batch_is_one_line(logged):

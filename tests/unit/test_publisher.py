@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import uuid
+from contextlib import suppress
 from struct import unpack_from
+from threading import Thread
 
 import amqp
 import pytest
@@ -193,3 +195,32 @@ def test_after_an_abort_nothing_is_published(broker, queue):
         publisher.publish([Outgoing("", queue, b"after", {})])
     publisher.close()
     assert [bytes(message.body) for message in taken(broker, queue)] == [b"before"]
+
+
+@pytest.fixture
+def talker():
+    """A host that takes connections and says what no broker says."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def talk():
+            with suppress(OSError):
+                while True:
+                    peer, _ = listener.accept()
+                    peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    peer.close()
+
+        thread = Thread(target=talk)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_after_a_host_of_no_use_the_next_one_is_tried(talker):
+    publisher = Publisher(f"amqp://127.0.0.1:{talker}//;amqp://127.0.0.1:1//")
+    tried = []
+    for _ in range(3):
+        with pytest.raises(PublisherUnavailableError) as told:
+            publisher.publish([Outgoing("", "q", b"", {})])
+        tried.append(":1/" in str(told.value))
+    assert tried == [False, True, False]

@@ -45,6 +45,7 @@ class Route:
         self.tended = threading.Event()
         self.found = QueueStatus(0, 1)
         self.until = None
+        self.ends = True
 
     def status(self):
         return self.found
@@ -61,7 +62,7 @@ class Route:
     def join(self, until):
         self.until = until
         self.calls.append("join")
-        return True
+        return self.ends
 
     def lifeless(self):
         return []
@@ -167,6 +168,16 @@ def test_what_was_not_settled_is_a_failure_of_until_empty_only():
         route.pipeline.idle = False
         assert run(route, until_empty=until_empty, grace=0.05, then=Supervisor.stop) == code
         assert route.calls == IN_ORDER
+
+
+def test_a_worker_out_of_reach_ends_soon_after_the_grace_and_nothing_counts_as_acked():
+    for until_empty, code in ((True, 1), (False, 0)):
+        stuck, other = Route(), Route()
+        stuck.cancelled = stuck.ends = False
+        began = SYSTEM_CLOCK.monotonic()
+        assert run(stuck, other, until_empty=until_empty, grace=0.05, then=Supervisor.stop) == code
+        assert began < stuck.until < other.until - 1
+        assert stuck.calls == other.calls == IN_ORDER
 
 
 def test_all_routes_dead_is_the_end_and_a_failure():

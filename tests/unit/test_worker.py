@@ -371,3 +371,27 @@ def test_without_isolation_nothing_is_got(sifting, pipeline):
     channel = Getting(1)
     sifting._sift(channel)
     assert channel.waiting == [1]
+
+
+def test_a_host_that_takes_connections_and_is_of_no_use_is_not_tried_first_again(pipeline, monkeypatch):
+    """Alone in a partition a broker lets everybody in, and answers nothing about the queue."""
+    firsts, served = [], threading.Event()
+
+    class Several(Broker):
+        def connection(self, first=0):
+            firsts.append(first)
+            return Broker("memory://").connection()
+
+    def ensure_queue(connection, queue):
+        if len(firsts) < 3:
+            raise ConnectionResetError("nothing came")
+        served.set()
+        raise ConnectionResetError("enough")
+
+    monkeypatch.setattr("consumers.worker.ensure_queue", ensure_queue)
+    worker = made("memory://", pipeline)
+    firsts.clear()
+    worker._broker = Several("memory://;memory://;memory://")
+    with running(worker):
+        assert served.wait(PATIENCE)
+    assert firsts[:3] == [0, 1, 2]
