@@ -3,7 +3,13 @@
 Each trial is a campaign of its own over the same users. At random moments a Tarantool server or the
 sending side is killed with SIGKILL and started again after a while, or stopped by SIGSTOP for a while.
 The compiled gateway counts which device got how many pushes, and whether repeats had the same apns-id.
-A JSON line for each trial; 1 if a device was missed. The printed seed repeats a run.
+
+A JSON line for each trial. ``bound``: how many pushes its faults may repeat, which is what workers held:
+a server's workers their prefetch, the sending side that of all servers; ``held``: whether it did.
+``takeovers``: how often servers took over claims: where a machine is so busy that servers are slow to answer,
+it is more often than the faults say, and so are repeats. ``ended``: within its limit; ``missed`` says
+nothing of a trial that has not. 1 if a device was missed, or a bound was not held. The printed seed repeats
+a run.
 """
 
 from __future__ import annotations
@@ -29,6 +35,8 @@ from producers.campaigns.stage import Stage
 if TYPE_CHECKING:
     from producers.campaigns.stage import Api
 
+TASK = 1_000
+"""Devices of a task at most."""
 SPAN = 1.0
 """Faults begin within so many times the seconds that a campaign takes undisturbed."""
 
@@ -46,7 +54,7 @@ def main() -> int:
     given = parser.parse_args()
     build("gateway")
     rng = random.Random(given.seed)
-    missed = repeated = 0
+    missed = repeated = broken = 0
     with Stage(shown=sys.stderr) as stage:
         for _ in range(given.servers):
             stage.tarantool(memory=max(512, given.users // 500))
@@ -63,6 +71,7 @@ def main() -> int:
             print(json.dumps(found), flush=True)
             missed += found["missed"]
             repeated += found["duplicates"]
+            broken += not found["held"]
     share = repeated / max(1, given.trials * given.users)
     told = {
         "seed": given.seed,
@@ -70,9 +79,16 @@ def main() -> int:
         "usual": usual,
         "missed": missed,
         "duplicates": repeated,
+        "bounds_not_held": broken,
     }
     print(json.dumps({**told, "share": round(share, 5)}))
-    return 1 if missed else 0
+    return 1 if missed or broken else 0
+
+
+def in_flight(name: str, given: argparse.Namespace) -> int:
+    """Return how many devices workers may hold that a fault of this process lets be sent to again."""
+    of_a_server = len(CAMPAIGN["notifications"]) * given.prefetch * TASK
+    return of_a_server * (given.servers if name == "consume" else 1)
 
 
 def plan(stage: Stage, rng: random.Random, usual: float) -> list[tuple[float, str, str, float]]:
@@ -120,15 +136,26 @@ def campaign(
     for hand in hands:
         hand.join()
     account = requests.get(f"{control}/account", timeout=30).json()
+    bound = sum(in_flight(whom, given) for _, whom, _, _ in faults)
     return {
         "trial": name,
         "faults": [f"{kind} {whom} at {at:.1f} s for {lasts:.1f} s" for at, whom, kind, lasts in faults],
         "seconds": round(seconds, 1),
         "missed": given.users - account["delivered"],
         "duplicates": account["duplicates"],
+        "bound": bound,
+        "held": account["duplicates"] <= bound,
+        "takeovers": takeovers(stage, name),
+        "ended": seconds <= given.limit,
         "repeats_with_the_same_id": account["same_id"],
         "delivered_when_done": delivered,
     }
+
+
+def takeovers(stage: Stage, name: str) -> int:
+    """Return how often servers have taken over claims of a campaign, by their logs."""
+    logs = [stage.folder / f"{each}.log" for each in stage.processes if each.startswith("tarantool")]
+    return sum(log.read_text(errors="replace").count(f": {name}: took over") for log in logs)
 
 
 def patiently(ask: Any) -> Any:

@@ -186,15 +186,16 @@ def die_at(server: Tarantool, point: str, seq: int) -> None:
     )
 
 
-def hurt(shard: Shard, kind: str, rng: random.Random, turns: int) -> None:
-    """Do it, and heal what is to be healed; the campaign has so many turns."""
-    victim = rng.choice(shard.servers)
+def arm(victim: Tarantool, kind: str, rng: random.Random, turns: int) -> None:
+    """Prepare what happens within the protocol: afterwards a short walk may be over."""
     if kind.startswith("kill-holder"):
-        die_at(
-            victim,
-            "before pass" if kind.endswith("before-pass") else "passed",
-            rng.randrange(2, max(3, turns // 2)),
-        )
+        point = "before pass" if kind.endswith("before-pass") else "passed"
+        die_at(victim, point, rng.randrange(2, max(3, turns // 2)))
+
+
+def hurt(shard: Shard, victim: Tarantool, kind: str, rng: random.Random) -> None:
+    """Do it, and heal what is to be healed."""
+    if kind.startswith("kill-holder"):
         wait_for(lambda: not victim.host.running(), "its death", timeout=PATIENCE)
         if rng.random() < 0.5:
             restart(victim)
@@ -226,10 +227,12 @@ def restart(server: Tarantool) -> None:
 def run_trial(shard: Shard, name: str, kind: str, *, users: int, rng: random.Random, pause: float) -> Outcome:
     """Run a campaign over all users while ``kind`` happens; the shard is whole again afterwards."""
     consumers = Consumers(shard.servers, pause=pause)
+    victim = rng.choice(shard.servers)
+    arm(victim, kind, rng, users // 1000)
     began = time.monotonic()
     with consumers.running():
         shard.start(name, at=rng.randrange(len(shard.servers)))
-        hurt(shard, kind, rng, users // 1000)
+        hurt(shard, victim, kind, rng)
         shard.wait_state(name)
     seconds = time.monotonic() - began
     claims = next(each["claims"] for each in shard.progress(name).values() if each["state"] == "done")

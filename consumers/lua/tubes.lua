@@ -124,10 +124,11 @@ end
 
 -- Have fn(tube, id, data, group, note, how) called within the transaction in which a task ends. how: acked,
 -- buried, dropped, expired, deleted. fn must not yield; if it raises, nothing is done. opts: name (a second
--- hook of the same name replaces the first), data = false (nil is given for it: it need not be decoded).
+-- hook of the same name replaces the first), data = false (nil is given for it: it need not be decoded), part: a
+-- function (tube, id, rest) for a task of which a part is done, likewise.
 function M.on_done(fn, opts)
-    opts = calls.check_options(opts, {name = true, data = true})
-    local hook = {fn = fn, name = opts.name or '', data = opts.data ~= false}
+    opts = calls.check_options(opts, {name = true, data = true, part = true})
+    local hook = {fn = fn, name = opts.name or '', data = opts.data ~= false, part = opts.part}
     for at, each in ipairs(store.hooks) do
         if each.name == hook.name then
             store.hooks[at] = hook
@@ -135,6 +136,14 @@ function M.on_done(fn, opts)
         end
     end
     table.insert(store.hooks, hook)
+end
+
+-- What a server does that is one of several. opts: closed, a function (group) that says whether the group's tasks
+-- must not be handed out now; settled, one that is called when a settlement is written, and may wait before it is
+-- answered.
+function M.stand(opts)
+    opts = calls.check_options(opts, {closed = true, settled = true})
+    store.stand = {closed = opts.closed, settled = opts.settled}
 end
 
 -- ── time ──

@@ -1,10 +1,23 @@
 -- Settling: what becomes of tasks that are taken, and of those that are put aside. Used by `tubes` alone.
+local log = require('log')
+
 local M = {version = 1, needs = {'tubes_store', 'tubes_calls', 'tubes_holders'}}
 
 local calls, holders, store
 local ID, TUBE, STATE, TTR, GROUP, COST = 1, 2, 3, 6, 9, 10
 -- The most tasks of one kick.
 local MOST = 10000
+
+-- A settlement is written, and about to be answered; within a transaction of other code nothing may wait.
+local function written()
+    if store.stand.settled == nil or box.is_in_txn() then
+        return
+    end
+    local ok, problem = pcall(store.stand.settled)
+    if not ok then
+        log.error('tubes: %s', tostring(problem))
+    end
+end
 
 local function ack_all(delta, tube, list, sid)
     local lost = {}
@@ -31,7 +44,9 @@ end
 -- Tasks {{id, report}, ...} are done. The ids that this session has not taken (any more): they stay.
 function M.ack(name, list)
     local sid = box.session.id()
-    return store.atomic(holders.after, ack_all, calls.called(name, 'ack'), list, sid)
+    local lost = store.atomic(holders.after, ack_all, calls.called(name, 'ack'), list, sid)
+    written()
+    return lost
 end
 
 local function shorten(delta, tube, id, data, report, cost, sid)
@@ -42,6 +57,7 @@ local function shorten(delta, tube, id, data, report, cost, sid)
         done = done + tonumber(n)
     end
     store.shorten(delta, task, data, calls.number({cost = cost}, 'cost', math.max(task[COST] - done, 0), 0))
+    store.call_part_hooks(tube.number, id, data)
 end
 
 -- A part of a task is done: `data` is what remains, it stays taken. cost: what the rest costs; if it is not
@@ -52,6 +68,7 @@ function M.ack_part(name, id, data, report, cost)
         calls.fail('bad-data', 'a task needs data')
     end
     store.atomic(holders.after, shorten, calls.called(name, 'ack_part'), tonumber(id), data, report, cost, sid)
+    written()
 end
 
 local function release_all(delta, tube, ids, due, now, sid)
@@ -116,6 +133,7 @@ function M.bury(name, id, reason, report)
     local sid = box.session.id()
     reason = calls.text({reason = reason or 'buried'}, 'reason')
     store.atomic(holders.after, bury_one, calls.called(name, 'bury'), tonumber(id), reason, report, sid)
+    written()
 end
 
 local function delete_one(delta, tube, id)

@@ -51,8 +51,10 @@ M.by_name, M.by_number = {}, {}
 M.lanes = {}
 -- group -> {state, rate, burst, tat}: tat is GCRA's theoretical arrival time (monotonic seconds)
 M.groups = {}
--- {fn, data = whether it wants it}, in order of their names
+-- {fn, data = whether it wants it, part = fn or nil}, in order of their names
 M.hooks = {}
+-- {closed = fn, settled = fn}, or less
+M.stand = {}
 
 local tasks, counts
 local boot, last = 0, 0
@@ -304,6 +306,14 @@ function M.call_hooks(tube, id, task, how)
     end
 end
 
+function M.call_part_hooks(tube, id, data)
+    for _, hook in ipairs(M.hooks) do
+        if hook.part ~= nil then
+            hook.part(M.by_number[tube].name, id, data)
+        end
+    end
+end
+
 -- Delete a task for good. how: acked, dropped, expired, deleted.
 function M.finish(delta, task, how)
     local state, tube = task[STATE], tonumber(task[TUBE])
@@ -361,7 +371,7 @@ end
 
 -- Read everything anew; hooks stay those of the module that was replaced.
 function M.start(old)
-    M.hooks = old and old.hooks or M.hooks
+    M.hooks, M.stand = old and old.hooks or M.hooks, old and old.stand or M.stand
     if box.cfg.memtx_use_mvcc_engine then
         M.fail('mvcc', 'tubes need memtx_use_mvcc_engine = false: with it their transactions might yield')
     end

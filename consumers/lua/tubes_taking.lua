@@ -7,10 +7,15 @@ local calls, holders, store
 local ID, STATE, TTR, ATTEMPTS, EXPIRES, GROUP, COST, DATA = 1, 3, 6, 7, 8, 9, 10, 15
 -- The longest that one take waits (seconds), and the most tasks that it gives.
 local LONGEST, MOST = 3600, 10000
+-- Seconds until a group that is closed is looked at again.
+local CLOSED = 0.05
 local turn = 0
 
 -- Whether tasks of a group may be taken; if its rate alone says no, from when on (monotonic seconds).
 local function gate(group, mono)
+    if store.stand.closed ~= nil and store.stand.closed(group) then
+        return false, mono + CLOSED
+    end
     local known = store.groups[group]
     if known == nil then
         return true

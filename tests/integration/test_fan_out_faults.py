@@ -177,8 +177,8 @@ def test_who_starts_and_dies_at_once_has_started(shard):
 def test_nobody_is_missed(shard, kind):
     outcome = run_trial(shard, f"trial-{kind}", kind, users=USERS, rng=random.Random(kind), pause=0.05)
     assert outcome.missed == 0
-    # tasks in flight at one server, and claims of which a part was sent
-    assert outcome.repeated <= 4000
+    # the tasks that a server's consumer held: 4 of 500 users at most
+    assert outcome.repeated <= (2 if kind == "kill-two" else 1) * 2000
 
 
 @pytest.fixture(scope="module")

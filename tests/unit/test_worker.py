@@ -382,13 +382,13 @@ def test_a_host_that_takes_connections_and_is_of_no_use_is_not_tried_first_again
             firsts.append(first)
             return Broker("memory://").connection()
 
-    def ensure_queue(connection, queue):
+    def ensure(connection, queue, entity, plan):
         if len(firsts) < 3:
             raise ConnectionResetError("nothing came")
         served.set()
         raise ConnectionResetError("enough")
 
-    monkeypatch.setattr("consumers.worker.ensure_queue", ensure_queue)
+    monkeypatch.setattr("consumers.worker.ensure", ensure)
     worker = made("memory://", pipeline)
     firsts.clear()
     worker._broker = Several("memory://;memory://;memory://")

@@ -60,6 +60,10 @@ local function close(batch, group)
     local message = table.copy(group.message)
     -- packed here, between yields, and copied as it is when the task is put
     message.recipients = box.tuple.new(group.recipients)
+    local ids = {}
+    for at, recipient in ipairs(group.recipients) do
+        ids[at] = recipient[1]
+    end
     group.recipients = {}
     local of = batch.tasks[group.tube]
     if of == nil then
@@ -70,7 +74,7 @@ local function close(batch, group)
     table.insert(of, {message, {
         group = message.campaign, cost = count, due = group.due,
         ttl = expires and math.max(expires - batch.now, 0) or nil,
-    }})
+    }, ids})
 end
 
 function M.counts()
@@ -99,11 +103,12 @@ end
 
 --- Begin a batch. campaign: its row; now: unix seconds. Users outside of the campaign are counted under `skipped`:
 -- `filter`, `no_notification` (for that platform), `expired` (their next window opens after the campaign's end).
--- unknown_zone: those whose zone is not known, and who are sent to by the hours of UTC.
-function M.new(campaign, now)
+-- unknown_zone: those whose zone is not known, and who are sent to by the hours of UTC. sent: nil, or a function
+-- (id) that says who has had his push before: he is walked, and that is all.
+function M.new(campaign, now, sent)
     local spec = campaign.spec
     return {
-        campaign = campaign, now = now, counts = M.counts(), tasks = {},
+        campaign = campaign, now = now, sent = sent, counts = M.counts(), tasks = {},
         matches = next(spec.filter or {}) ~= nil and users.matcher(spec.filter) or nil,
         plan = windows.planner(spec, campaign.zones, now),
         groups = {}, -- platform -> language -> window -> group; several languages share the groups of a variant
@@ -128,11 +133,14 @@ end
 function M.add(batch, rows, first, last)
     local matches, plan, most, counts = batch.matches, batch.plan, M.most, batch.counts
     local by_platform, spec = batch.groups, batch.campaign.spec
-    local preferred, quiet = spec.use_preferred_hours, spec.quiet ~= nil
+    local preferred, quiet, sent = spec.use_preferred_hours, spec.quiet ~= nil, batch.sent
     for at = first, last do
         local row = rows[at]
         local platform = row[PLATFORM]
-        if matches ~= nil and not matches(platform, row[VERSION], row[LANGUAGE], row[RESOLUTION], row[TZ]) then
+        if sent ~= nil and sent(row[ID]) then
+            -- counted where that was
+        elseif matches ~= nil
+            and not matches(platform, row[VERSION], row[LANGUAGE], row[RESOLUTION], row[TZ]) then
             add(counts.skipped, 'filter', 1)
         else
             local by_language = by_platform[platform]
@@ -174,7 +182,7 @@ function M.add(batch, rows, first, last)
     counts.walked = counts.walked + last - first + 1
 end
 
---- Make tasks of the rest; yields. Returns {tube -> {{data, opts}, ...}} and counts.
+--- Make tasks of the rest; yields. Returns {tube -> {{data, opts, ids of its users}, ...}} and counts.
 function M.finish(batch)
     local closed = 0
     for _, variant in pairs(batch.variants) do

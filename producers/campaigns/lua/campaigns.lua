@@ -3,7 +3,7 @@
 local digest = require('digest')
 local json = require('json')
 
-local M = {version = 1, needs = {'ledger', 'peers', 'relay'}, migrations = {}}
+local M = {version = 1, needs = {'ledger', 'parts', 'peers', 'relay'}, migrations = {}}
 
 M.functions = {
     producer = {'create', 'start', 'pause', 'resume', 'cancel', 'revoke', 'get', 'list', 'progress', 'forget'},
@@ -209,6 +209,7 @@ function M.forget(id)
     box.begin()
     delete_all('claims', 'pk', {id}, function(row) return {row.campaign, row.seq, row.epoch} end)
     delete_all('claim_tasks', 'claim', {id}, function(row) return {row.tube, row.id} end)
+    parts.forget(id)
     box.space.batons:delete(id)
     box.space.walks:delete(id)
     box.space.campaigns:delete(id)

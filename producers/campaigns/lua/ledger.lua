@@ -8,7 +8,7 @@
 --   claim      `done` stays done, whatever comes late; then the higher term; then `withdrawn`
 -- Epochs, versions and terms are strings "00000012.server": no two servers make the same.
 
-local M = {version = 1}
+local M = {version = 1, needs = {'parts'}}
 
 local ENDED = {done = 1, cancelled = 2, revoked = 3}
 
@@ -49,6 +49,9 @@ M.migrations = {
 }
 
 local rev = 0
+local parts
+--- Marks of the last settlement of a claim's task, in the news and in those of parts.
+M.settled = {0, 0}
 
 local function next_rev()
     rev = rev + 1
@@ -56,7 +59,7 @@ local function next_rev()
 end
 
 function M.start()
-    rev = 0
+    rev, parts = 0, rawget(_G, 'parts')
     for _, name in ipairs({'campaigns', 'batons', 'claims'}) do
         local last = box.space[name].index.rev:max()
         rev = math.max(rev, last and last.rev or 0)
@@ -101,8 +104,19 @@ local function put(space, row)
     return box.space[space]:replace(box.space[space]:frommap(row))
 end
 
-function M.put_campaign(row) return put('campaigns', row) end
-function M.put_claim(row) return put('claims', row) end
+function M.put_campaign(row)
+    if M.ended(row.state) then
+        parts.forget(row.id) -- nobody takes over any more
+    end
+    return put('campaigns', row)
+end
+
+function M.put_claim(row)
+    if row.state ~= 'open' then
+        parts.drop(row)
+    end
+    return put('claims', row)
+end
 
 --- Write a baton unless a newer one is known: the only way to change it, so nothing that a fiber remembers from
 --- before a yield overwrites what came in the meantime.
@@ -142,6 +156,7 @@ function M.drop_tasks(claim)
             tubes.delete(task.tube, task.id)
         end
     end
+    parts.drop(claim, true)
 end
 
 --- End a claim without its tasks having been sent here: another covers it.
@@ -151,19 +166,31 @@ function M.withdraw(claim)
     end
 end
 
+local function claim_of(task)
+    local claim = task ~= nil and box.space.claims:get({task.campaign, task.seq, task.epoch}) or nil
+    return claim ~= nil and claim.state == 'open' and claim or nil
+end
+
 --- The hook of tubes: a task is done or buried; its claim is done with the last one.
 function M.task_done(tube, id)
     local task = box.space.claim_tasks:delete({tube, id})
-    if task == nil then
+    local claim = claim_of(task)
+    if claim == nil then
         return
-    end
-    local key = {task.campaign, task.seq, task.epoch}
-    if #box.space.claim_tasks.index.claim:select(key, {limit = 1}) > 0 then
-        return
-    end
-    local claim = box.space.claims:get(key)
-    if claim ~= nil and claim.state == 'open' then
+    elseif #box.space.claim_tasks.index.claim:select({task.campaign, task.seq, task.epoch}, {limit = 1}) > 0 then
+        parts.done(claim, id)
+    else
         M.change_claim(claim, {state = 'done'})
+    end
+    M.settled = {rev, parts.mark()}
+end
+
+--- The same, where a task goes on with a part of its recipients.
+function M.task_shortened(tube, id, data)
+    local claim = claim_of(box.space.claim_tasks:get({tube, id}))
+    if claim ~= nil and type(data) == 'table' and type(data.recipients) == 'table' then
+        parts.shortened(claim, id, data.recipients)
+        M.settled = {rev, parts.mark()}
     end
 end
 
@@ -229,6 +256,11 @@ local function row_of(space, tuple)
     return row
 end
 
+local function is_open(campaign, seq, epoch)
+    local known = box.space.campaigns:get(campaign)
+    return known ~= nil and not M.ended(known.state) and claim_of({campaign = campaign, seq = seq, epoch = epoch}) ~= nil
+end
+
 --- Take in a peer's news, in one transaction; returns the ids of campaigns of which anything is new.
 -- Claims go in with the batons that they belong to: who knows a baton knows what was claimed before it.
 function M.merge(news, me)
@@ -248,6 +280,7 @@ function M.merge(news, me)
                 merge_claim(row)
             end
         end
+        parts.merge(news.parts or {}, is_open) -- a claim is never told after its parts
         for _, tuple in ipairs(news.batons) do
             local row = row_of('batons', tuple)
             if M.advance(row) then

@@ -9,7 +9,7 @@ local log = require('log')
 local net_box = require('net.box')
 local uuid = require('uuid')
 
-local M = {version = 1, needs = {'ledger'}, migrations = {}}
+local M = {version = 1, needs = {'ledger', 'parts'}, migrations = {}}
 
 --- The user in the peers' URIs needs one of these roles.
 M.functions = {relay = {'pull', 'push'}, producer = {'pull', 'push'}}
@@ -19,7 +19,7 @@ M.options = {tick = 0.2, timeout = 1, connect_timeout = 0.5, dead_after = 2}
 M.monotonic = clock.monotonic
 
 M.me = nil
-local ledger
+local ledger, parts
 local order, peers = {}, {}
 --- Names one life of this process: marks of another life mean nothing.
 local boot = uuid.str()
@@ -27,6 +27,8 @@ local running = false
 local listen_to_all
 --- When this server last was on time. A gap means that it stood still and others may have acted for it.
 local beat, fresh = 0, false
+--- A condition as long as this server asks the others, because it stood still or has just begun.
+local asking
 --- Called with the ids of campaigns of which there is news; and once in each tick.
 M.on_news = function() end
 M.on_tick = function() end
@@ -43,7 +45,9 @@ local function use(list, me)
             if known ~= nil and known.uri == uri then
                 found[name] = known
             else
-                found[name] = {name = name, uri = uri, seen = M.monotonic(), sent = 0, pulled = 0}
+                -- marks in the news and in those of parts: what it was told, what it told
+                found[name] = {name = name, uri = uri, seen = M.monotonic(), sent = 0, parts_sent = 0, pulled = 0,
+                    parts_pulled = 0}
             end
         end
     end
@@ -178,11 +182,17 @@ local function take_in(news)
     end
 end
 
---- What a peer does not know yet, as far as this server knows.
-local function unsent(peer)
-    local news = ledger.news(peer.sent)
-    news.boot = boot
+--- Everything behind two marks; of parts, which may be many, as much as is told at once.
+local function news_since(since, parts_since, name)
+    local news = ledger.news(since)
+    news.boot, news.since, news.parts_since = boot, since, parts_since
+    news.parts, news.parts_mark, news.more = parts.news(parts_since, name)
     return news
+end
+
+--- Another life of a peer: what it was told before means nothing.
+local function met(peer, its_boot)
+    peer.boot, peer.sent, peer.parts_sent = its_boot, 0, 0
 end
 
 --- Tell a peer everything new, and ask it to take a baton if one is given: what happens is in the answer's
@@ -190,20 +200,32 @@ end
 function M.tell(name, baton)
     local peer = peers[name]
     for _ = 1, 2 do
-        local news = unsent(peer)
+        local news = news_since(peer.sent, peer.parts_sent, name)
         local result, answer = ask(peer, 'peers.push', M.me, peer.boot, news, baton)
         if result ~= 'ok' then
             return result
         elseif answer.outcome ~= 'boot' then
             peer.sent = math.max(peer.sent, news.rev)
+            peer.parts_sent = math.max(peer.parts_sent, news.parts_mark)
             if answer.news then
                 take_in(answer.news)
             end
             return answer.outcome
         end
-        peer.boot, peer.sent = answer.boot, 0
+        met(peer, answer.boot)
     end
     return 'unknown'
+end
+
+--- Whether a peer was told everything up to these marks.
+function M.knows(name, rev, parts_rev)
+    local peer = peers[name]
+    return peer ~= nil and peer.sent >= rev and peer.parts_sent >= parts_rev
+end
+
+--- When a peer last answered (monotonic seconds).
+function M.seen(name)
+    return peers[name] ~= nil and peers[name].seen or -math.huge
 end
 
 --- Tell all that live, side by side; returns how many heard it.
@@ -227,15 +249,17 @@ function M.tell_all()
 end
 
 local function pull(peer)
-    local result, news = ask(peer, 'peers.pull', peer.boot, peer.pulled)
-    if result ~= 'ok' then
-        return false
-    elseif peer.boot ~= news.boot then
-        peer.boot, peer.sent = news.boot, 0
-    end
-    take_in(news)
-    peer.pulled = news.rev
-    return true
+    local result, news
+    repeat
+        result, news = ask(peer, 'peers.pull', peer.boot, peer.pulled, peer.parts_pulled, M.me)
+        if result ~= 'ok' then
+            return
+        elseif peer.boot ~= news.boot then
+            met(peer, news.boot)
+        end
+        take_in(news)
+        peer.pulled, peer.parts_pulled = news.rev, news.parts_mark or 0
+    until not news.more
 end
 
 local function pull_safely(peer)
@@ -263,24 +287,48 @@ end
 
 --- Whether this server has heard the others since it began, or last stood still.
 function M.is_fresh()
-    return fresh and M.monotonic() - beat <= M.options.dead_after / 2
+    return fresh and asking == nil and M.monotonic() - beat <= M.options.dead_after / 2
 end
 
 --- Ask the others first if this server stood still, or has just begun.
 function M.ensure_fresh()
     while not M.is_fresh() do
-        beat, fresh = M.monotonic(), true -- a second standstill, meanwhile, takes it away again
-        M.round()
+        if asking ~= nil then
+            asking:wait() -- for the answers, not only for the question
+        else
+            asking = fiber.cond()
+            beat, fresh = M.monotonic(), true -- a second standstill, meanwhile, takes it away again
+            local ok, err = pcall(M.round)
+            asking:broadcast()
+            asking = nil
+            if not ok then
+                fresh = false
+                error(err, 0)
+            end
+        end
     end
 end
 
 -- ── called by peers ──
 
---- What changed here behind a mark; everything if the mark is of another life.
-function M.pull(of_boot, since)
-    local news = ledger.news(of_boot == boot and since or 0)
-    news.boot = boot
-    return news
+--- What changed here behind two marks; everything if they are of another life. who: the server that asks.
+function M.pull(of_boot, since, parts_since, who)
+    if of_boot ~= boot then
+        since, parts_since = 0, 0
+    end
+    return news_since(since or 0, parts_since or 0, who)
+end
+
+--- What was pushed need not be pulled, if nothing is missing between the two.
+local function note_pushed(peer, news)
+    if news.boot ~= peer.boot or news.since == nil then
+        return
+    elseif news.since <= peer.pulled then
+        peer.pulled = math.max(peer.pulled, news.rev)
+    end
+    if news.parts_since <= peer.parts_pulled then
+        peer.parts_pulled = math.max(peer.parts_pulled, news.parts_mark)
+    end
 end
 
 --- Take in news, and a baton {campaign, epoch, seq, last, bases}, unless a newer one is known here.
@@ -292,6 +340,7 @@ function M.push(from, to_boot, news, baton)
     local peer = peers[from]
     if peer ~= nil then
         peer.seen = M.monotonic()
+        note_pushed(peer, news)
     end
     if baton == nil then
         return {outcome = 'told'}
@@ -349,7 +398,7 @@ listen_to_all = function()
 end
 
 function M.start(old)
-    ledger = rawget(_G, 'ledger')
+    ledger, parts = rawget(_G, 'ledger'), rawget(_G, 'parts')
     if old ~= nil then
         M.options, M.monotonic = old.options, old.monotonic
     end

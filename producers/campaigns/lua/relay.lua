@@ -4,7 +4,7 @@ local clock = require('clock')
 local fiber = require('fiber')
 local log = require('log')
 
-local M = {version = 1, needs = {'tubes', 'batches', 'ledger', 'peers', 'users'}, migrations = {}}
+local M = {version = 1, needs = {'tubes', 'batches', 'ledger', 'parts', 'peers', 'users', 'witness'}, migrations = {}}
 
 --- high_water: ready tasks of one campaign above which a server passes the baton without claiming;
 -- wait: seconds to wait for them to become fewer, first. patience: see caught_up. batch: users, where the campaign
@@ -14,7 +14,7 @@ M.clock = clock.time
 --- Called at named points of the protocol; tests stop or kill the server there.
 M.probe = function() end
 
-local ledger, peers, batches
+local ledger, parts, peers, batches
 local walkers = {}
 --- campaign -> since when this server lacks users that it should have
 local behind = {}
@@ -54,9 +54,10 @@ local function boundary(from, limit)
     return last, found
 end
 
---- Make tasks of the users behind `from`, up to `to`. Yields between slices.
-local function split(campaign, from, to)
-    local batch, last, size = batches.new(campaign, M.clock()), from, M.options.slice
+--- Make tasks of a claim's users, but for those who have had their push. Yields between slices.
+local function split(campaign, claim)
+    local batch, size = batches.new(campaign, M.clock(), parts.sent(claim)), M.options.slice
+    local last, to = claim.from, claim.to
     while true do
         local rows = users.after(last, size)
         local count = #rows
@@ -110,8 +111,9 @@ local function queue(campaign, claim, tasks, counts)
         local some = false
         for tube, list in pairs(tasks) do
             if not campaign.spec.dry_run then
-                for _, task in ipairs(tubes.put_many(tube, list)) do
+                for at, task in ipairs(tubes.put_many(tube, list)) do
                     box.space.claim_tasks:insert({tube, task, id, claim.seq, claim.epoch})
+                    parts.queued(known, task, list[at][3])
                     some = true
                 end
             end
@@ -139,7 +141,7 @@ local function fulfil(claim)
     if ledger.ended(campaign.state) or baton ~= nil and ledger.covered(known, baton.bases) then
         return ledger.withdraw(known)
     end
-    local tasks, counts = split(campaign, known.from, known.to)
+    local tasks, counts = split(campaign, known)
     M.probe('split', claim.seq)
     queue(campaign, known, tasks, counts)
 end
@@ -437,13 +439,14 @@ local function on_tick()
 end
 
 function M.start(old)
-    ledger, peers, batches = rawget(_G, 'ledger'), rawget(_G, 'peers'), rawget(_G, 'batches')
+    ledger, parts = rawget(_G, 'ledger'), rawget(_G, 'parts')
+    peers, batches = rawget(_G, 'peers'), rawget(_G, 'batches')
     if old ~= nil then
         M.options, M.clock, M.probe = old.options, old.clock, old.probe
     end
     tubes.create('apns')
     tubes.create('fcm')
-    tubes.on_done(ledger.task_done, {name = 'campaigns', data = false})
+    tubes.on_done(ledger.task_done, {name = 'campaigns', data = false, part = ledger.task_shortened})
     follow_all()
     peers.on_news, peers.on_tick = on_news, on_tick
 end
