@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from aggregator.errors import SinkError, SinkUnavailableError, let_go
+from aggregator.errors import SinkBlockedError, SinkError, SinkUnavailableError, let_go
 from aggregator.ledger import with_followers
 from aggregator.request import FINAL
 from aggregator.sinks.base import Fate
@@ -57,7 +57,7 @@ class Flush:
         self._log = log
         self._on_change = on_change
         self._retries = 0
-        self._told: type[Exception | None] = type(None)
+        self._told: tuple[type, str] = (object, "")
 
     def send(self, request: Request) -> tuple[float, str] | None:
         """Send a request; return for how many seconds items of it have been failing, and why."""
@@ -102,11 +102,8 @@ class Flush:
         if retried:
             self._metrics.retries.inc(retried)
         self._settler.conclude(outcome, request, "sink")
-        kind = type(error)
-        # what was a lost connection at first may turn out to be an expired certificate
-        if shut and (not was_shut or kind is not self._told):
-            self._told = kind
-            self._log.warning("sink_refuses", problem=problem_of(verdicts, error))
+        if shut:
+            self._tell(problem_of(verdicts, error), error, again=was_shut)
         elif was_shut and not shut:
             self._log.info("sink_answers")
         # while the sink takes others, an item that fails is no failing sink
@@ -122,6 +119,17 @@ class Flush:
                 if all(kept):
                     held.add(item)
         return held
+
+    def _tell(self, problem: str, error: Exception | None, *, again: bool) -> None:
+        """Say why the sink takes nothing, once; and once more where it turns out to be something else.
+
+        What was a lost connection at first may be an expired certificate. How a server is away changes
+        with each attempt, what refuses everything does not.
+        """
+        told = (type(error), problem if isinstance(error, SinkBlockedError) else "")
+        if not again or told != self._told:
+            self._told = told
+            self._log.warning("sink_refuses", problem=problem)
 
 
 def problem_of(verdicts: Verdicts, error: Exception | None) -> str:

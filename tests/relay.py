@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
 
+Pair = tuple[socket.socket, socket.socket]
+
 #: Closing with a linger of 0 s sends RST.
 _RESET = struct.pack("ii", 1, 0)
 
@@ -26,7 +28,7 @@ class Relay:
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._server = (host, port)
         self._tls = tls
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._pairs: list[Pair] = []
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
         self.port = 0
@@ -56,8 +58,7 @@ class Relay:
             for end in pair:
                 with suppress(OSError):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                    end.shutdown(socket.SHUT_RD)
-                end.close()
+                    _end(end, socket.SHUT_RD)  # those who carry close it: TLS knows but its number
         return len(pairs)
 
     def close(self) -> None:
@@ -81,19 +82,31 @@ class Relay:
         except OSError:  # a handshake that the client gave up, or no server
             client.close()
             return
+        pair = (client, server)
         with self._lock:
-            self._pairs.append((client, server))
-        threading.Thread(target=self._carry, args=(client, server), daemon=True).start()
-        self._carry(server, client)
+            self._pairs.append(pair)
+        back = threading.Thread(target=self._carry, args=(client, server, pair), daemon=True)
+        back.start()
+        self._carry(server, client, pair)
+        back.join()
+        for end in pair:
+            end.close()
 
-    @staticmethod
-    def _carry(source: socket.socket, target: socket.socket) -> None:
+    def _carry(self, source: socket.socket, target: socket.socket, pair: Pair) -> None:
         with suppress(OSError, ValueError):
             while data := source.recv(65_536):
                 target.sendall(data)
-        for end in (source, target):
+        with self._lock:
+            if pair not in self._pairs:
+                return  # it is reset: no good-bye
+        for end in pair:
             with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                _end(end, socket.SHUT_RDWR)
+
+
+def _end(end: socket.socket, how: int) -> None:
+    """Shut a socket down; that of TLS would have the other thread go on in plain text."""
+    socket.socket.shutdown(end, how)
 
 
 @contextmanager

@@ -294,6 +294,7 @@ def test_a_sink_that_fails_for_another_reason_is_told_of_again(logged):
     for error in (
         SinkUnavailableError("connection reset"),
         SinkUnavailableError("refused"),
+        SinkBlockedError("TLS: broken off"),
         SinkBlockedError("TLS: certificate has expired"),
         SinkBlockedError("TLS: certificate has expired"),
     ):
@@ -301,7 +302,11 @@ def test_a_sink_that_fails_for_another_reason_is_told_of_again(logged):
         route.work()
         route.clock.advance(60)
     told = [entry["problem"] for entry in logged if entry["event"] == "sink_refuses"]
-    assert told == ["SinkUnavailable: connection reset", "SinkBlocked: TLS: certificate has expired"]
+    assert told == [
+        "SinkUnavailable: connection reset",
+        "SinkBlocked: TLS: broken off",
+        "SinkBlocked: TLS: certificate has expired",
+    ]
 
 
 def test_a_batch_is_one_line(logged):
