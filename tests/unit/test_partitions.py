@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from aggregator.config import load
 from aggregator.partitioning import hash_arguments
 from consumers.partitions import partition
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -41,3 +46,10 @@ def test_a_partition():
     assert queue.routing_key == "1"  # the number of its buckets
     assert queue.queue_arguments == {"x-queue-type": "quorum", "x-single-active-consumer": True}
     assert len({queue.consumer_arguments["x-priority"] for queue in queues}) > 1
+
+
+def test_the_page_s_example(tmp_path):
+    example = re.search(r"```toml\n(.*?)```", (ROOT / "docs/partitions.md").read_text(), re.DOTALL)[1]
+    (tmp_path / "partitions.toml").write_text(example)
+    route = load(["--config", str(tmp_path / "partitions.toml")]).routes["default"]
+    assert (route.partitions, route.workers, route.queue) == (12, 12, "events")
