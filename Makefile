@@ -10,7 +10,7 @@ UV := $(VENV)/bin/uv
 # The interpreter that .venv is made with: make install PYTHON=/opt/python3.13/bin/python3
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)) python3)
-# Further arguments for pytest: make test ARGS='-k ledger'
+# Further arguments for pytest: make test ARGS='-k ledger'; the last one counts, so -n0 takes one process.
 ARGS ?=
 # Bytecode is kept, whatever the environment says: to compile what tests import anew takes seconds
 # for each process. `make clean` removes it.
@@ -38,12 +38,13 @@ run: $(VENV)/.installed ## Run the main job on its embedded defaults: 40 message
 run-push: $(VENV)/.installed ## Run a push campaign on this machine: 100,000 made-up users, simulated gateways (needs tarantool).
 	@$(PY) -m producers.campaigns demo $(ARGS)
 
+# Two processes, each with servers of its own (some 2 GB): tests with servers mostly wait.
 .PHONY: test
 test: $(VENV)/.tested ## Run all tests, with real servers; on Debian as root these are installed first (NO_INSTALL=1: not).
 ifndef NO_INSTALL
 	@if [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then $(MAKE) --no-print-directory servers; fi
 endif
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 # Each further process costs some 3 s of imports, so two to four of them; ARGS=-n0 takes none.
 .PHONY: unit

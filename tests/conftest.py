@@ -7,10 +7,13 @@ server (killed, frozen), the next test finds it well.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import uuid
+from collections import defaultdict
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -45,6 +48,9 @@ settings.register_profile("long", max_examples=5000, deadline=None)
 BROKERS = {"rabbitmq": "3.10", "rabbitmq4": "4.0"}
 SERVER_FIXTURES = {"elasticsearch", "rabbitmq3", "rabbitmq4", "redis", "tarantool", "toxiproxy"}
 FLEET = pytest.StashKey[Fleet]()
+WANTED = pytest.StashKey[dict[Path, set[str]]]()
+#: The order in which workers side by side take files: long ones first, short ones level the end.
+ROOMS = ("faults", "integration", "contract", "property", "unit")
 
 
 def missing(why: object) -> NoReturn:
@@ -62,11 +68,33 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[FLEET].close()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the long files first, where there are several workers."""
+    if _is_worker(config):
+        items.sort(key=lambda item: next((n for n, room in enumerate(ROOMS) if room in item.path.parts), -1))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start what the chosen tests will ask for, while the first of them run."""
-    if session.config.option.collectonly:
-        return
-    session.config.stash[FLEET].prefetch(sorted({name for item in session.items for name in _servers(item)}))
+    wanted: dict[Path, set[str]] = defaultdict(set)
+    for item in session.items:
+        wanted[item.path].update(_servers(item))
+    session.config.stash[WANTED] = wanted
+    if not (session.config.option.collectonly or _is_worker(session.config)):
+        session.config.stash[FLEET].prefetch(sorted(set().union(*wanted.values())))
+    # modules and tests stay until the end: no need to look through them again and again
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start what this file will ask for: a worker beside others meets some of the files only."""
+    item.config.stash[FLEET].prefetch(sorted(item.config.stash[WANTED][item.path]))
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")  # set by pytest-xdist
 
 
 def _servers(item: pytest.Item) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from pathlib import Path
 
@@ -57,8 +58,13 @@ def name_of(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+@functools.cache
 def imports(path, *, lazy):
-    """Yield the modules that a file imports; the lazy ones too if asked, those for types alone never."""
+    """Return the modules that a file imports; the lazy ones too if asked, those for types alone never."""
+    return tuple(_imports(path, lazy=lazy))
+
+
+def _imports(path, *, lazy):
     todo = [ast.parse(path.read_text())]
     while todo:
         node = todo.pop()
