@@ -52,14 +52,14 @@ class Browser:
         """Return all elements."""
         return self.driver.find_elements(By.CSS_SELECTOR, css)
 
-    def shown(self, css: str, timeout: float = 10):
+    def shown(self, css: str, timeout: float = 30):
         """Wait until an element is to be seen."""
         WebDriverWait(self.driver, timeout, 0.05).until(
             lambda _: any(each.is_displayed() for each in self.all(css)), css
         )
         return next(each for each in self.all(css) if each.is_displayed())
 
-    def text(self, css: str, wanted: str, timeout: float = 10) -> str:
+    def text(self, css: str, wanted: str, timeout: float = 30) -> str:
         """Wait until an element's text holds this."""
 
         def holds(_):

@@ -130,7 +130,7 @@ class Service:
 
     def samples(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         """Scrape once; return each value by its name and labels."""
-        text = requests.get(f"{self.address}/metrics", timeout=10).text
+        text = requests.get(f"{self.address}/metrics", timeout=30).text
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(text)
@@ -155,7 +155,7 @@ class Service:
 
     def ready(self) -> tuple[int, str]:
         """Ask ``/readyz``; return status and text."""
-        answer = requests.get(f"{self.address}/readyz", timeout=10)
+        answer = requests.get(f"{self.address}/readyz", timeout=30)
         return answer.status_code, answer.text
 
     # ── its end ──

@@ -68,7 +68,7 @@ def sink(make, gateway):
 
 @pytest.fixture
 def impatient(make, gateway):
-    sink = make(timeout="1s")
+    sink = make(timeout="2s")
     sink.open()
     gateway.journal.clear()
     return sink
@@ -233,7 +233,7 @@ class TestFaults:
         start = monotonic()
         with pytest.raises(SinkUnavailableError):
             sink.write(batch(300))
-        assert monotonic() - start < 4
+        assert monotonic() - start < 8  # one time-out for all, not one for each 50
         assert gateway.journal.total <= 50
         sent_once(gateway)
         gateway.script.clear()

@@ -190,7 +190,7 @@ class Trial:
         began = time.monotonic()
         self.service.send(signal.SIGTERM)
         try:
-            code = self.service.wait(GRACE_SECONDS + 10)
+            code = self.service.wait(GRACE_SECONDS + 30)
         except TimeoutError:
             self.account.complaints.append("it did not end after SIGTERM")
             kill_tree(self.service)
@@ -199,7 +199,7 @@ class Trial:
         # before its handler stands, a signal ends it as it ends any program
         if code and (code != -signal.SIGTERM or self.service.events("stopping")):
             self.account.complaints.append(f"exit code {code} after SIGTERM")
-        if took > GRACE_SECONDS + 3:
+        if took > GRACE_SECONDS + 10:
             self.account.complaints.append(f"SIGTERM took {took:.1f} s")
         return took
 
@@ -241,7 +241,7 @@ class Trial:
         with suppress(TimeoutError):
             wait_for(over, "all documents", timeout=patience, interval=0.1)
         with suppress(TimeoutError):
-            wait_for(self._is_empty, "an empty queue", timeout=15.0, interval=0.2)
+            wait_for(self._is_empty, "an empty queue", timeout=30.0, interval=0.2)
 
     def _is_empty(self) -> bool:
         counts = self.counts()

@@ -68,5 +68,5 @@ def test_install_status_serve_and_stop(bare, tmp_path, capsys):
 
             wait_for(done, "500 pushes", detail=lambda: api.get("/campaigns/sale/progress").text)
         running.send_signal(signal.SIGTERM)
-        assert running.wait(20) == 0
+        assert running.wait(60) == 0
     assert PASSWORD not in capsys.readouterr().out

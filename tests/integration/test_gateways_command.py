@@ -32,7 +32,7 @@ class Running:
         self.session.trust_env = False
 
     def ask(self, method, path, content=None):
-        answer = self.session.request(method, self.told["control"] + path, json=content, timeout=10)
+        answer = self.session.request(method, self.told["control"] + path, json=content, timeout=30)
         assert answer.ok, answer.text
         return answer.json()
 
@@ -40,7 +40,7 @@ class Running:
         self.session.close()
         self.process.send_signal(by)
         with self.process:
-            return self.process.wait(10)
+            return self.process.wait(60)
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
@@ -147,7 +147,7 @@ def test_the_compiled_one_draws_shares_as_told(compiled, client):
 
 @NEEDS_GO
 def test_the_compiled_one_speaks_fcm_over_both_versions(compiled, client):
-    with compiled.session.post(f"{compiled.url}/token", verify=compiled.ca, timeout=10) as answer:
+    with compiled.session.post(f"{compiled.url}/token", verify=compiled.ca, timeout=30) as answer:
         assert answer.json()["token_type"] == "Bearer"
     path = "/v1/projects/example-project/messages:send"
     body = json.dumps({"message": {"token": "device-7"}}).encode()
@@ -164,6 +164,6 @@ def test_the_compiled_one_speaks_fcm_over_both_versions(compiled, client):
     "given", [{"apns": {"Nothing": 1}}, {"apns": {"rst": 2}}, {"speed": 1}, {"latency": "fast"}]
 )
 def test_behaviour_without_sense_is_refused(compiled, given):
-    answer = compiled.session.put(f"{compiled.told['control']}/behaviour", json=given, timeout=10)
+    answer = compiled.session.put(f"{compiled.told['control']}/behaviour", json=given, timeout=30)
     assert answer.status_code == 400
     assert answer.text.startswith("behaviour: ")

@@ -103,7 +103,7 @@ class Watched:
     def look(self) -> None:
         """Read its pages, and the list of processes."""
         for path in ("/metrics", "/healthz", "/readyz", f"/{BODY}"):
-            answer = requests.get(self.service.address + path, timeout=10)
+            answer = requests.get(self.service.address + path, timeout=30)
             self.said.append(answer.text.replace(f"/{BODY}", ""))
         parent = psutil.Process(self.service.process.pid)
         for each in (parent, *parent.children(recursive=True)):

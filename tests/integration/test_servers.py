@@ -31,7 +31,7 @@ def publish(url: str, queue: str, body: str) -> None:
 def take(url: str, queue: str) -> object:
     with kombu.Connection(url) as connection:
         simple = connection.SimpleQueue(queue)
-        message = simple.get(timeout=10)
+        message = simple.get(timeout=30)
         message.ack()
         simple.close()
         return message.payload
@@ -67,7 +67,7 @@ def test_a_delivery_past_the_consumer_timeout_is_taken_back(rabbitmq: RabbitMQ, 
     rabbitmq.set_env("consumer_timeout", "500")
     try:
         with kombu.Connection(rabbitmq.url) as connection:
-            connection.SimpleQueue(queue).get(timeout=10)
+            connection.SimpleQueue(queue).get(timeout=30)
             wait_for(lambda: rabbitmq.counts(queue).ready == 1, "the message to be ready again")
             connection.collect()
     finally:

@@ -10,7 +10,7 @@ import pytest
 from producers import load
 from tests.service import taken
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.integration
 
 GROUPS, MEMBERS, OPEN = 300, 20, 60
 KILLS = 3

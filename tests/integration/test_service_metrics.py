@@ -60,15 +60,15 @@ def test_health_and_readiness(stage):
     running = stage.start("--metrics-port", "0", "--retry-max", "1s", "--heartbeat", "2s")
     running.wait_event("route_runs")
     wait_for(lambda: running.ready()[0] == 200, "readiness")
-    health = requests.get(f"{running.address}/healthz", timeout=10)
+    health = requests.get(f"{running.address}/healthz", timeout=30)
     assert (health.status_code, health.text) == (200, "ok\n")
-    assert requests.get(f"{running.address}/elsewhere", timeout=10).status_code == 404
+    assert requests.get(f"{running.address}/elsewhere", timeout=30).status_code == 404
 
     stage.rabbitmq.kill()
     running.wait_event("link_lost", 5)
     assert running.ready() == (503, "default: no worker consumes\n")
     # alive: a restart of the process would not bring the broker back
-    assert requests.get(f"{running.address}/healthz", timeout=10).status_code == 200
+    assert requests.get(f"{running.address}/healthz", timeout=30).status_code == 200
     stage.rabbitmq.start()
     wait_for(lambda: running.ready()[0] == 200, "readiness")
     assert running.stop() == 0

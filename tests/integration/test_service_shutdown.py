@@ -76,7 +76,7 @@ def test_without_the_broker(stage, how):
     else:
         stage.rabbitmq.pause()
     running.send()
-    assert running.wait(15) == 0
+    assert running.wait() == 0
     stage.rabbitmq.heal()
     stage.wait_counts("the broker", lambda counts: not counts.unacked)
     assert stage.start("--until-empty").wait() == 0
@@ -92,7 +92,7 @@ def test_without_elasticsearch(stage, how):
     running.wait_metric("aggregator_held_messages", lambda held: held == 30)
     getattr(stage.elasticsearch, how)()
     running.send()
-    assert running.wait(15) == 0
+    assert running.wait() == 0
     assert running.events("grace_over")
     given_back(stage, 30)
     stage.elasticsearch.heal()
@@ -118,7 +118,7 @@ def test_a_second_signal_ends_it_at_once(stage):
         running.send()
         running.wait_event("stopping")
         running.send()
-        assert running.wait(10) == 1
+        assert running.wait(40) == 1
     assert "unacked messages go back to the broker" in running.last_words()
     given_back(stage, 25)
 

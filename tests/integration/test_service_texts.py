@@ -39,7 +39,7 @@ def test_the_last_ones_go_by_age(stage):
     running.wait_event("batch", 2)
     assert sorted(running.batches()) == [("age", 19), ("size", 20)]  # a busy sink may answer the second first
     (last,) = running.events("batch", trigger="age")
-    assert 0.5 <= last["age"] < 20
+    assert 0.5 <= last["age"] < 60
     running.wait_metric("aggregator_deliveries_total", lambda n: n == 39, verdict="written")
     assert running.metric("aggregator_request_items_count") == 2
     assert running.metric("aggregator_request_items_sum") == 39

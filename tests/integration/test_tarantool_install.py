@@ -136,6 +136,6 @@ def test_a_connection_belongs_to_one_thread_and_another_may_end_it(tarantool: Ta
             client.call("tubes.stats", "idle")
         client.abort()
         with pytest.raises(TarantoolUnavailableError):
-            waiting.result(timeout=10)
+            waiting.result(timeout=30)
     assert client.closed
     assert sources()["tubes"]

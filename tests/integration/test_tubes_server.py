@@ -88,7 +88,7 @@ def test_a_killed_clients_tasks_are_ready_at_once(tarantool: Tarantool, admin: C
         assert states(admin, tube) == {"taken": 2000, "ready": 500}
         taker.send_signal(signal.SIGKILL)
     # its ttr is a minute: nothing but the disconnect brings them back in time
-    rows = take(admin, tube, 1, timeout=10)
+    rows = take(admin, tube, 1, timeout=30)
     assert rows[0][2] in (0, 1)
     wait_for(lambda: states(admin, tube) == {"ready": 2499, "taken": 1}, "the tasks to be ready")
     assert sorted(row[2] for row in take(admin, tube, 2499)) == sorted(
@@ -109,7 +109,7 @@ def test_a_task_is_never_given_to_a_waiting_take_whose_session_is_gone(
     for thread in threads:
         thread.join()
     put(admin, tube, 1)
-    assert len(take(admin, tube, 1, timeout=5)) == 1
+    assert len(take(admin, tube, 1, timeout=30)) == 1
     wait_for(lambda: admin.call("tubes.stats", tube)[0]["waiting"] == 0, "the dead to be forgotten")
 
 
@@ -157,7 +157,7 @@ def test_a_task_whose_time_to_run_is_over_is_ready_for_others(
     (id_,) = put(admin, tube, 1, ttr=0.05)
     slow = connect("consumer")
     take(slow, tube, 1)
-    assert take(admin, tube, 1, timeout=10) == [[tube, id_, 1, 0]]
+    assert take(admin, tube, 1, timeout=30) == [[tube, id_, 1, 0]]
     assert slow.call("tubes.ack", tube, [id_]) == [[id_]]
     assert states(admin, tube) == {"taken": 1}
 
@@ -165,7 +165,7 @@ def test_a_task_whose_time_to_run_is_over_is_ready_for_others(
 def test_delayed_tasks_wake_a_take(admin: Client, tube: str) -> None:
     ids = put(admin, tube, 3, delay=0.05)
     assert take(admin, tube, 3) == []
-    found = [row[1] for _ in range(3) for row in take(admin, tube, 1, timeout=10)]
+    found = [row[1] for _ in range(3) for row in take(admin, tube, 1, timeout=30)]
     assert sorted(found) == ids
 
 

@@ -217,4 +217,4 @@ class Tags(RuleBasedStateMachine):
 
 TestRequests, TestTags = Requests.TestCase, Tags.TestCase
 TestRequests.settings = TestTags.settings = STEPS
-pytestmark = pytest.mark.timeout(120 + STEPS.max_examples)
+pytestmark = pytest.mark.timeout(300 + STEPS.max_examples)

@@ -554,4 +554,4 @@ TestRoute = Route.TestCase
 TestRoute.settings = settings(
     stateful_step_count=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
-pytestmark = pytest.mark.timeout(120 + TestRoute.settings.max_examples)
+pytestmark = pytest.mark.timeout(300 + TestRoute.settings.max_examples)

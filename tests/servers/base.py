@@ -156,7 +156,7 @@ def wait_for(
     condition: Callable[[], bool],
     what: str,
     *,
-    timeout: float = 30.0,
+    timeout: float = 60.0,
     interval: float = 0.05,
     detail: Callable[[], str] = str,
 ) -> None:
