@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,9 @@ from producers.campaigns.settings import CampaignSettings
 from tests.servers.base import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
+
+    from fastapi import FastAPI
 
 TOKEN = "a-token-of-the-tests-0123456789"
 SPEC: dict[str, Any] = {
@@ -31,11 +34,62 @@ def spec(**changed: Any) -> dict[str, Any]:
     return {name: value for name, value in {**SPEC, **changed}.items() if value is not ...}
 
 
+def _application(shards: dict[str, str], connect: Any, settings: dict[str, Any]) -> FastAPI:
+    given = {"timeout": "2s", "interval": "100ms", "token": TOKEN, **settings}
+    return build(CampaignSettings(shards=shards, **given), connect)
+
+
 @contextmanager
 def serving(shards: dict[str, str], connect: Any, **settings: Any) -> Iterator[str]:
     """The service before these shards; yields its URL."""
-    given = {"timeout": "2s", "interval": "100ms", "token": TOKEN, **settings}
-    app = build(CampaignSettings(shards=shards, **given), connect)
+    with _http(_application(shards, connect, settings)) as url:
+        yield url
+
+
+class Front:
+    """An HTTP server for one application after the other: to end one of its own takes longer than a test."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._application: FastAPI | None = None
+
+    @contextmanager
+    def serving(self, shards: dict[str, str], connect: Any, **settings: Any) -> Iterator[str]:
+        """The same as the function."""
+        self._application = _application(shards, connect, settings)
+        life = self._application.router.lifespan_context(self._application)
+        self._run(life.__aenter__())
+        try:
+            yield self.url
+        finally:
+            self._run(life.__aexit__(None, None, None))
+
+    def _run(self, step: Coroutine[Any, Any, object]) -> None:
+        assert self._loop
+        asyncio.run_coroutine_threadsafe(step, self._loop).result(20)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            assert self._application
+            return await self._application(scope, receive, send)
+        for step in ("startup", "shutdown"):
+            await receive()
+            self._loop = asyncio.get_running_loop()
+            await send({"type": f"lifespan.{step}.complete"})
+        return None
+
+
+@contextmanager
+def front() -> Iterator[Front]:
+    """A front, on a free port."""
+    made = Front()
+    with _http(made) as made.url:
+        yield made
+
+
+@contextmanager
+def _http(app: Any) -> Iterator[str]:
     with listen("127.0.0.1", 0) as sock:
         server = make_server(app)
         # signals are for the main thread, and there they are for the tests

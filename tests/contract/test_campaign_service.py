@@ -9,7 +9,7 @@ import pytest
 
 from producers.campaigns.connecting import TarantoolConnection
 from tests.campaign_servers import ROWS, FakeServers
-from tests.campaign_service import client, serving, spec
+from tests.campaign_service import client, front, spec
 from tests.conftest import missing
 from tests.servers import Unavailable
 from tests.servers.base import wait_for
@@ -104,11 +104,17 @@ def servers(request):
     made.close()
 
 
+@pytest.fixture(scope="module")
+def door():
+    with front() as made:
+        yield made
+
+
 @pytest.fixture
-def stage(servers):
+def stage(servers, door):
     """Fresh users, a service, and a name that no other test has for its campaign."""
     servers.fresh()
-    with serving(servers.shards, servers.connect, timeout="1s") as url, client(url) as api:
+    with door.serving(servers.shards, servers.connect, timeout="1s") as url, client(url) as api:
         servers.api, servers.name = api, f"c{time.time_ns()}"
         yield servers
     servers.fresh()

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from tests.campaign_servers import FakeServers
-from tests.campaign_service import TOKEN, client, serving, spec
+from tests.campaign_service import TOKEN, client, front, serving, spec
 from tests.servers.base import wait_for
 
 
@@ -27,11 +27,17 @@ def servers(running):
     return running[1]
 
 
+@pytest.fixture(scope="module")
+def door():
+    with front() as made:
+        yield made
+
+
 @pytest.fixture
-def fresh():
+def fresh(door):
     """A service of its own: what it remembers of servers is not another test's."""
     servers = FakeServers(a=2, b=1)
-    with serving(servers.shards, servers.connect) as url, client(url) as api:
+    with door.serving(servers.shards, servers.connect) as url, client(url) as api:
         yield servers, api
 
 
