@@ -38,7 +38,7 @@ run: $(VENV)/.installed ## Run the main job on its embedded defaults: 40 message
 run-push: $(VENV)/.installed ## Run a push campaign on this machine: 100,000 made-up users, simulated gateways (needs tarantool).
 	@$(PY) -m producers.campaigns demo $(ARGS)
 
-# Two processes, each with servers of its own (some 2 GB): tests with servers mostly wait.
+# Two processes, each with servers of its own (about 1 GB): tests with servers mostly wait.
 .PHONY: test
 test: $(VENV)/.tested ## Run all tests, with real servers; on Debian as root these are installed first (NO_INSTALL=1: not).
 ifndef NO_INSTALL

@@ -127,7 +127,7 @@ class LocalHost:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=180,
             check=False,
         )
         if done.returncode:
