@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("tarantool")]
 
 def test_a_campaign_to_its_end():
     command = [sys.executable, "-m", "producers.campaigns", "demo", "--users", "1500", "--servers", "2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr
     said = done.stderr
     assert "1,500 of 1,500 devices were sent to" in said
