@@ -121,7 +121,7 @@ def test_a_late_copy_of_a_claim_that_is_done_changes_nothing(shard):
     consumers = Consumers(shard.servers)
     with consumers.running():
         shard.start("copy")
-        shard.wait_state("copy")
+        shard.wait_state("copy", everywhere=True)  # nobody would tell this server again that it is done
         shard.servers[1].eval(
             """
             local id = ...
@@ -133,6 +133,8 @@ def test_a_late_copy_of_a_claim_that_is_done_changes_nothing(shard):
                 table.insert(news.claims, claim:update({{'=', 'state', 'open'}}))
             end
             ledger.merge(news, peers.me)
+            row.state = 'done'
+            ledger.put_campaign(row)
             """,
             "copy",
         )
