@@ -142,8 +142,8 @@ class Publisher:
                 queue=name, durable=True, auto_delete=False, arguments=dict(arguments or {})
             )
 
-        if not self._exists(passive, f"queue {name!r}"):
-            self._declared(declare, f"queue {name!r}")
+        if not self._exists(passive, "queue", name):
+            self._declared(declare, "queue", name)
 
     def check_exchange(self, name: str) -> None:
         """Raise ``UnrecoverableError`` if the exchange does not exist; never declares it."""
@@ -151,7 +151,7 @@ class Publisher:
         def passive(line: _Line) -> None:
             line.channel.exchange_declare(exchange=name, type="direct", passive=True)
 
-        if not self._exists(passive, f"exchange {name!r}"):
+        if not self._exists(passive, "exchange", name):
             raise UnrecoverableError(f"exchange {name!r} does not exist at {self.address}")
 
     def abort(self) -> None:
@@ -169,14 +169,14 @@ class Publisher:
             self._line = None
             line.close()
 
-    def _exists(self, passive: Callable[[_Line], None], what: str) -> bool:
+    def _exists(self, passive: Callable[[_Line], None], kind: str, name: str) -> bool:
         try:
-            self._declared(passive, what)
+            self._declared(passive, kind, name)
         except _NotFoundError:
             return False
         return True
 
-    def _declared(self, action: Callable[[_Line], None], what: str) -> None:
+    def _declared(self, action: Callable[[_Line], None], kind: str, name: str) -> None:
         try:
             self._guarded(action, ())
         except PublisherUnavailableError as exc:
@@ -185,7 +185,8 @@ class Publisher:
                 raise _NotFoundError(str(exc)) from exc
             # a refused login is not final: credentials may be put right, and workers go on trying as well
             if code in _FINAL_CODES and getattr(exc.__cause__, "method_sig", None) != _LOGIN:
-                raise UnrecoverableError(f"{what}: {advice(exc.__cause__ or exc) or exc}") from exc
+                words = advice(exc.__cause__ or exc, name) or exc
+                raise UnrecoverableError(f"{kind} {name!r}: {words}") from exc
             raise
 
     def _guarded(self, action: Callable[[_Line], None], outcomes: Sequence[str | None]) -> None:
