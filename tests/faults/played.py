@@ -149,6 +149,15 @@ class Played:
         """The most that any service of this trial has had so far, in MB."""
         return max((use.memory for watch in self._watches for use in watch.seen), default=0.0)
 
+    @property
+    def looks(self) -> int:
+        """How often it was looked what the service uses that was started last."""
+        return len(self._watches[-1].seen)
+
+    def least_memory(self, begin: int) -> float:
+        """The least that it had from that look on, in MB."""
+        return min((use.memory for use in self._watches[-1].seen[begin:]), default=0.0)
+
     def use(self) -> Use:
         """What the service uses now."""
         found = use_of(self.service.process.pid)

@@ -29,7 +29,7 @@ LIVES = 4
 PATIENT = ("--breaker-window", "0")
 #: What may come and go in a process that does nothing.
 GROWTH_MB, GROWTH_DESCRIPTORS = 4, 2
-#: So often memory is looked at while the sink stands still; for the first fifth it may settle.
+#: So often memory is looked at while the sink stands still; for the first tenth it may settle.
 COURSE = 10
 
 
@@ -201,17 +201,18 @@ def stands_still(hurt: Callable[[], Fault], seconds: float) -> Play:
         trial.wait_writes()
         with hurt().on(trial):
             trial.publish_bodies([b'{"text": "%b"}' % (b"x" * 1_000) for _ in range(12_000)])
-            course = []
+            course, least = [], []
             for _ in range(COURSE):
+                begin = trial.looks
                 faults.hold(trial, seconds / COURSE)
                 course.append(trial.use())
+                # while a request is under way its body is there: what stays is there at every moment
+                least.append(trial.least_memory(begin))
             trial.account.course = [use.memory for use in course]
             # what the broker counts: as long as the service waits, it may have given everything back
             held = unacked(trial)
         trial.note_healed()
-        settled, last = course[COURSE // 5 :], course[-1]
-        grown = max(use.memory for use in settled) - settled[0].memory
-        opened = last.descriptors - settled[0].descriptors
+        grown, opened = least[-1] - least[1], course[-1].descriptors - course[1].descriptors
         if grown > GROWTH_MB or opened > GROWTH_DESCRIPTORS or held > 2 * 2_000:
             trial.account.complaints.append(
                 f"grown by {grown:.1f} MB and {opened} descriptors, {held} unacked"
