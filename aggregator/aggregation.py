@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from aggregator.clock import SYSTEM_CLOCK
+from aggregator.documents import make_document
 from aggregator.errors import ConfigurationError, MessageRefusedError
 from aggregator.importing import check_function, load_function, name_of
 from aggregator.merging import Fold, Plan, Rule, make_plan, read_object, write_json
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from aggregator.clock import Clock
     from aggregator.delivery import Delivery
+    from aggregator.documents import Making
     from aggregator.made import Aggregation, Made, Refusal
     from aggregator.reading import Member, Work
 
@@ -240,6 +242,7 @@ def compile_aggregation(
     trust_json: bool = False,
     max_message: int = 16 * 1024 * 1024,
     clock: Clock = SYSTEM_CLOCK,
+    make_one: Making = make_document,
     field: str = "aggregate",
 ) -> Aggregation | None:
     """Return what ``text`` names: one of :data:`FORMS`; None for documents, each message one.
@@ -247,11 +250,17 @@ def compile_aggregation(
     None for ``push`` too: that is made of each message by itself (:mod:`aggregator.pushing`).
 
     Code may give the function itself. ``merge``: rules by field for ``merge``, and for it alone.
+    ``make_one`` makes a member's document.
     Raises ``ConfigurationError`` for ``field`` or ``merge``.
     """
     named = text if isinstance(text, str) else f"function:{name_of(text)}"
     kind, colon, rest = named.partition(":")
-    reading: dict[str, Any] = {"route": route, "trust_json": trust_json, "max_message": max_message}
+    reading: dict[str, Any] = {
+        "route": route,
+        "trust_json": trust_json,
+        "max_message": max_message,
+        "make_one": make_one,
+    }
     if merge is not None and text != "merge":
         problem = f"rules are for {field} = merge, and it is {named[:60]}; remove one of them"
         raise ConfigurationError("merge", problem)

@@ -6,11 +6,13 @@ their routes here.
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
 from aggregator.aggregation import compile_aggregation
 from aggregator.backoff import Backoff
+from aggregator.celery_intake import TaskIntake, Tasks, task_id
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.closed import ClosedKeys
 from aggregator.completion import (
@@ -29,15 +31,20 @@ from aggregator.completion import (
     load_predicate,
 )
 from aggregator.correlation import compile_expression, compile_key, compile_match
+from aggregator.documents import make_document
 from aggregator.intake import Intake
 from aggregator.pipeline import Limits, Pipeline
 from aggregator.pushing import Pushes
 from aggregator.schedule import crontab
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aggregator.clock import Clock
     from aggregator.completion import AnyOf
     from aggregator.config import Route
+    from aggregator.correlation import Expression
+    from aggregator.documents import Making
     from aggregator.made import Aggregation
     from aggregator.metrics import RouteMetrics
     from aggregator.ports import DeadLetterPort
@@ -57,32 +64,40 @@ def make_pipeline(
 
     ``backoff`` takes the place of the settings' own: one whose jitter is the same each time, say.
     """
+    intake = make_intake(route, clock)
     return Pipeline(
         route.name,
-        intake=make_intake(route, clock),
+        intake=intake,
         completion=make_completion(route, clock),
         sink=sink,
         dead_letters=dead_letters,
         metrics=metrics,
-        aggregation=make_aggregation(route, clock),
+        aggregation=make_aggregation(route, clock, intake.make),
         limits=make_limits(route, backoff),
         grace=route.sentinel_grace,
         closed=ClosedKeys(route.closed_keys, route.closed_for or inf),
         late=route.late,
         most_groups=route.max_groups or inf,
         partitioned=route.partitions is not None,
+        screens=(intake.tasks,) if isinstance(intake, TaskIntake) else (),
         clock=clock,
     )
 
 
 def make_intake(route: Route, clock: Clock = SYSTEM_CLOCK) -> Intake:
     """Return how messages of the route are read."""
-    return Intake(
+    given: Expression | None = compile_expression(route.id, "id") if route.id else None
+    kind: Callable[..., Intake] = Intake
+    if route.messages == "celery":
+        kind = _task_intake(route, clock)
+        # a task's id is its message's
+        given = task_id if route.id == "message_id" else given
+    return kind(
         clock,
         key=compile_key(route.correlate) if route.correlate else None,
         default_key=route.on_missing_key.removeprefix("key:") if ":" in route.on_missing_key else None,
         sequence=compile_expression(route.sequence, "sequence") if route.sequence else None,
-        id=compile_expression(route.id, "id") if route.id else None,
+        id=given,
         is_sentinel=compile_match(route.sentinel) if route.sentinel else None,
         sentinel_count=route.sentinel_count,
         delivery_limit=route.delivery_limit,
@@ -94,8 +109,20 @@ def make_intake(route: Route, clock: Clock = SYSTEM_CLOCK) -> Intake:
     )
 
 
-def make_aggregation(route: Route, clock: Clock = SYSTEM_CLOCK) -> Aggregation | None:
-    """Return what a complete group becomes; None where each message is a document of its own."""
+def _task_intake(route: Route, clock: Clock) -> Callable[..., Intake]:
+    tasks = Tasks(
+        clock, part=route.celery_document, early=route.celery_eta == "write", max_message=route.max_message
+    )
+    return partial(TaskIntake, tasks=tasks, make=tasks.make)
+
+
+def make_aggregation(
+    route: Route, clock: Clock = SYSTEM_CLOCK, make_one: Making = make_document
+) -> Aggregation | None:
+    """Return what a complete group becomes; None where each message is a document of its own.
+
+    ``make_one``: makes the documents of its members.
+    """
     if route.aggregate == "push":
         return Pushes(clock, route.max_message)
     return compile_aggregation(
@@ -105,6 +132,7 @@ def make_aggregation(route: Route, clock: Clock = SYSTEM_CLOCK) -> Aggregation |
         trust_json=route.trust_json,
         max_message=route.max_message,
         clock=clock,
+        make_one=make_one,
     )
 
 

@@ -11,7 +11,7 @@ key ``_id``, numbers of more than 1,000 digits, more than 1,000 levels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import orjson
 
@@ -21,6 +21,14 @@ from aggregator.errors import MessageRefusedError
 if TYPE_CHECKING:
     from aggregator.content import Form
     from aggregator.delivery import Delivery
+
+
+class Making(Protocol):
+    """Makes documents as :func:`make_document` does; of messages of a form of its own, another way."""
+
+    def __call__(self, delivery: Delivery, *, trust_json: bool, max_bytes: int) -> bytes:
+        """Return the document of one delivery; raises ``MessageRefusedError``."""
+        ...
 
 
 #: A number is found in bytes eight times as quickly as a text of one byte.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aggregator.clock import Clock
     from aggregator.correlation import Expression
     from aggregator.delivery import Delivery
+    from aggregator.documents import Making
     from aggregator.sinks.base import Verdict
 
 #: Bytes that a document may have beyond its body without having been inflated.
@@ -62,7 +63,7 @@ class Intake:
 
     ``default_key``: the key of what has none; None refuses it. ``sequence``: reads from a member how
     many its group has. ``isolate_groups``: members of a key are suspects together, as their group.
-    ``keeps_parsed``: what was parsed on the way in is kept for what is made of it.
+    ``keeps_parsed``: what was parsed on the way in is kept for what is made of it. ``make``: makes documents.
     """
 
     clock: Clock
@@ -78,6 +79,7 @@ class Intake:
     trust_json: bool = False
     max_message: int = 16 * 1024 * 1024
     keeps_parsed: bool = False
+    make: Making = make_document
     _process: str = field(default_factory=lambda: token_hex(4))
     _serial: count[int] = field(default_factory=count)
 
@@ -169,7 +171,7 @@ class Intake:
         return expression(delivery)
 
     def _document(self, delivery: Delivery) -> bytes:
-        return make_document(delivery, trust_json=self.trust_json, max_bytes=self.max_message)
+        return self.make(delivery, trust_json=self.trust_json, max_bytes=self.max_message)
 
     def _guard(self, delivery: Delivery) -> int:
         # RabbitMQ drops a message silently beyond its delivery limit: it has to leave before

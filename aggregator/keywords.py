@@ -39,6 +39,9 @@ class RouteKeywords(TypedDict, total=False):
     isolate_at: int | None
     dead_letter: str | None
     on_refused: Literal["dead-letter", "stop"]
+    messages: Literal["plain", "celery"]
+    celery_document: str
+    celery_eta: Literal["dead-letter", "write"]
     closed_keys: int
     closed_for: Seconds | None
     late: Literal["new", "alone", "dead-letter"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aggregator.delivery import Aggregate, Shared
-from aggregator.documents import make_document
 from aggregator.errors import MessageRefusedError, SinkError, SinkUnavailableError
 from aggregator.merging import counted_id
 from aggregator.pushing import Pushes
@@ -76,10 +75,11 @@ class Maker:
     def _make_each(self, request: Request) -> None:
         """Make a document of each message; what inflates beyond a request's bytes goes in another."""
         intake, refused, total = self._intake, [], 0
+        make = intake.make
         for position, item in enumerate(request.items):
             if not item.document:
                 try:
-                    item.document = make_document(
+                    item.document = make(
                         item.deliveries[0], trust_json=intake.trust_json, max_bytes=intake.max_message
                     )
                 except MessageRefusedError as exc:

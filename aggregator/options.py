@@ -148,6 +148,12 @@ def _namespace(text: str) -> str:
     return text
 
 
+def _task_part(text: str) -> str:
+    if text != "task" and not text.startswith(("/args/", "/kwargs")):
+        raise ValueError(f"{text[:60]!r} is no part of a task; task, /kwargs or one of /args/0 is needed")
+    return text
+
+
 def _file(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"no file at {str(path)!r}; a file of certificates in PEM is needed")
@@ -161,6 +167,7 @@ Crontab = Annotated[str, AfterValidator(_crontab)]
 Zone = Annotated[str, AfterValidator(_zone)]
 Triggers = Annotated[str, AfterValidator(_triggers)]
 Missing = Annotated[str, AfterValidator(_missing)]
+TaskPart = Annotated[str, AfterValidator(_task_part)]
 Count = Annotated[int, BeforeValidator(_number)]
 Share = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 File = Annotated[Path, AfterValidator(_file)]
@@ -265,6 +272,19 @@ class Intake(Options):
     )
     on_refused: Literal["dead-letter", "stop"] = option(
         "dead-letter", "what a refused message does: go to the dead-letter queue, or stop the route and stay"
+    )
+    messages: Literal["plain", "celery"] = option(
+        "plain", "what the messages are: bodies of their own, or tasks of Celery (docs/celery.md)"
+    )
+    celery_document: TaskPart = option(
+        "task",
+        "what of a task is the document: task (name, id, args and kwargs), or a JSON pointer into that:"
+        " /kwargs, /args/0",
+        "POINTER",
+    )
+    celery_eta: Literal["dead-letter", "write"] = option(
+        "dead-letter",
+        "what becomes of a task whose eta or countdown is to come: refused, or written now",
     )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aggregator.delivery import Delivery
+    from aggregator.documents import Making
     from aggregator.made import Refusal
 
     Member = tuple[Delivery, bytes]
@@ -28,11 +29,12 @@ _CONFLICT = "another message of its group has the same id and another body"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How members are read: ``trust_json`` and ``max_message`` (bytes) as for ``make_document``."""
+    """How members are read: ``trust_json`` and ``max_message`` (bytes) as for ``make_one``."""
 
     route: str = "default"
     trust_json: bool = False
     max_message: int = 16 * 1024 * 1024
+    make_one: Making = make_document
 
     def read(self, key: str | None, deliveries: Sequence[Delivery]) -> Work:
         """Make the documents of all members; whatever is wrong with one concerns that one alone."""
@@ -46,7 +48,7 @@ class Reading:
                     work.refused.append((delivery, MessageRefusedError("bad-id", _CONFLICT)))
                 continue
             try:
-                document = delivery.document or make_document(
+                document = delivery.document or self.make_one(
                     delivery, trust_json=self.trust_json, max_bytes=self.max_message
                 )
             except MessageRefusedError as exc:

@@ -142,6 +142,7 @@ def route_faults(route: Route, label: Callable[[str], str]) -> Iterator[Configur
         *_sentinel(route),
         *_aggregation(route),
         *_tubes(route),
+        *_celery(route),
         *seen(route),
         *results(route),
     ):
@@ -353,6 +354,18 @@ def _sentinel(route: Route) -> Iterator[tuple[str, str]]:
         yield "predicate_early", "there is no predicate; set predicate as well, or remove it"
     if route.sentinel_count is not None and route.sentinel is None:
         yield "sentinel_count", "there is no sentinel; set sentinel as well, or remove it"
+
+
+def _celery(route: Route) -> Iterator[tuple[str, str]]:
+    if route.messages == "plain":
+        for field, plain in (("celery_document", "task"), ("celery_eta", "dead-letter")):
+            if getattr(route, field) != plain:
+                yield field, "messages are plain; set messages = celery as well, or remove it"
+        return
+    if route.from_tubes:
+        yield "messages", "Celery puts no tasks into tubes; plain is needed"
+    if route.aggregate == "push":
+        yield "aggregate", "a task of Celery is no push message; documents, say, is needed"
 
 
 def _tubes(route: Route) -> Iterator[tuple[str, str]]:

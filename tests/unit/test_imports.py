@@ -18,11 +18,12 @@ DIRECTION = """
     importing schedule redis_transport
     completion
     delivery correlation content gate request
+    celery_message
     isolation seen results keeper screening revocation
     documents buffer outbox
     settlement merging made push_message templates
     reading intake pushing
-    push_events
+    push_events celery_intake
     aggregation
     making flush entrance
     pipeline
