@@ -59,9 +59,7 @@ def read_task(delivery: Delivery, max_bytes: int) -> Task:
     content = _content(delivery, max_bytes)
     if name is None:
         if type(content) is not dict:
-            raise _bad(
-                "there is neither a header task (protocol 2) nor an object in the body (protocol 1)"
-            )
+            raise _bad("there is neither a header task (protocol 2) nor an object in the body (protocol 1)")
         _refuse_canvas(content)
         return _task(content, content.get("args"), content.get("kwargs"))
     if type(content) is not list or len(content) != 3:  # noqa: PLR2004 - args, kwargs, embed

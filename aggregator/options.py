@@ -35,6 +35,7 @@ MAX_PREFETCH = 65_535
 """Prefetch is 16 bits on the wire."""
 MAX_PARTITIONS = 256
 """Each is a queue, and a thread and a connection of each instance."""
+_TASK_PART = re.compile(r"task|/args/\d+(/.*)?|/kwargs(/.*)?", re.DOTALL)
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 MAX_NAME_BYTES = 255
 """AMQP's limit on the name of a queue or an exchange, in bytes of UTF-8."""
@@ -149,7 +150,7 @@ def _namespace(text: str) -> str:
 
 
 def _task_part(text: str) -> str:
-    if text != "task" and not text.startswith(("/args/", "/kwargs")):
+    if not _TASK_PART.fullmatch(text):
         raise ValueError(f"{text[:60]!r} is no part of a task; task, /kwargs or one of /args/0 is needed")
     return text
 

@@ -85,7 +85,9 @@ class Record:
         def concluded(outcome: Outcome, request: Request, source: str) -> None:
             if source == "message":
                 for item, word in outcome.others:
-                    if word.fate in {Fate.REFUSED, Fate.REVOKED}:
+                    # a push that has expired tells its message itself
+                    expired = word.fate is Fate.EXPIRED and item.address is None
+                    if expired or word.fate in {Fate.REFUSED, Fate.REVOKED}:
                         self._note(item.deliveries, word.fate.value)
             conclude(outcome, request, source)
 
