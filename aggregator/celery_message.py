@@ -8,7 +8,6 @@ by the name of its field, never by its value.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 
 #: What Celery would start after the task, or once its group is done. Nobody does here.
 CANVAS = ("callbacks", "chain", "chord")
-#: A number of seconds below (September 2001) is a span, and nothing says of what moment it counts.
-_LEAST_MOMENT = 10**9
+#: Unix seconds of the years 2001 and 5138: less is a span, and nothing says from when; more are milliseconds.
+_FIRST, _LAST = 10**9, 10**11
 #: How kombu writes what JSON has no word for: ``{"__type__": "datetime", "__value__": "…"}``.
 _MARKED = frozenset({"__type__", "__value__"})
 _MARK = b'"__type__"'
@@ -160,7 +159,7 @@ def _moment(value: Any, field: str) -> float | None:
             raise _bad(f"{field} is no moment in ISO 8601") from None
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-    if type(value) not in {int, float} or not isfinite(value) or value < _LEAST_MOMENT:
+    if type(value) not in {int, float} or not _FIRST <= value < _LAST:
         raise _bad(f"{field} is neither a moment in ISO 8601 nor unix seconds")
     return float(value)
 

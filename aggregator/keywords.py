@@ -34,14 +34,14 @@ class RouteKeywords(TypedDict, total=False):
     prefetch: int | None
     max_held: Bytes
     max_message: Bytes
+    messages: Literal["plain", "celery"]
+    celery_document: str
+    celery_eta: Literal["dead-letter", "write"]
     ack_deadline: Seconds
     delivery_limit: int
     isolate_at: int | None
     dead_letter: str | None
     on_refused: Literal["dead-letter", "stop"]
-    messages: Literal["plain", "celery"]
-    celery_document: str
-    celery_eta: Literal["dead-letter", "write"]
     closed_keys: int
     closed_for: Seconds | None
     late: Literal["new", "alone", "dead-letter"]

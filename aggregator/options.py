@@ -254,6 +254,19 @@ class Intake(Options):
         "256MB", "bytes of messages held; at the limit the oldest groups go", "SIZE", gt=0
     )
     max_message: Size = option("16MB", "a larger message is dead-lettered", "SIZE", gt=0)
+    messages: Literal["plain", "celery"] = option(
+        "plain", "what the messages are: bodies of their own, or tasks of Celery (docs/celery.md)"
+    )
+    celery_document: TaskPart = option(
+        "task",
+        "what of a task is the document: task (name, id, args and kwargs), or a JSON pointer into that:"
+        " /kwargs, /args/0",
+        "POINTER",
+    )
+    celery_eta: Literal["dead-letter", "write"] = option(
+        "dead-letter",
+        "what becomes of a task whose eta or countdown is to come: refused, or written now",
+    )
     ack_deadline: Duration = option(
         "30m", "the broker's consumer_timeout: held longer, a message is taken back", "DURATION", gt=0
     )
@@ -273,19 +286,6 @@ class Intake(Options):
     )
     on_refused: Literal["dead-letter", "stop"] = option(
         "dead-letter", "what a refused message does: go to the dead-letter queue, or stop the route and stay"
-    )
-    messages: Literal["plain", "celery"] = option(
-        "plain", "what the messages are: bodies of their own, or tasks of Celery (docs/celery.md)"
-    )
-    celery_document: TaskPart = option(
-        "task",
-        "what of a task is the document: task (name, id, args and kwargs), or a JSON pointer into that:"
-        " /kwargs, /args/0",
-        "POINTER",
-    )
-    celery_eta: Literal["dead-letter", "write"] = option(
-        "dead-letter",
-        "what becomes of a task whose eta or countdown is to come: refused, or written now",
     )
 
 

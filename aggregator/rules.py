@@ -138,11 +138,11 @@ def route_faults(route: Route, label: Callable[[str], str]) -> Iterator[Configur
         *_partitions(route),
         *_times(route),
         *visible(route),
+        *_celery(route),
         *_isolation(route),
         *_sentinel(route),
         *_aggregation(route),
         *_tubes(route),
-        *_celery(route),
         *seen(route),
         *results(route),
     ):
@@ -288,6 +288,18 @@ def _partitions(route: Route) -> Iterator[tuple[str, str]]:
         yield "workers", f"{route.workers}, but {problem}; remove it"
 
 
+def _celery(route: Route) -> Iterator[tuple[str, str]]:
+    if route.messages == "plain":
+        for field, plain in (("celery_document", "task"), ("celery_eta", "dead-letter")):
+            if getattr(route, field) != plain:
+                yield field, "messages are plain; set messages = celery as well, or remove it"
+        return
+    if route.from_tubes:
+        yield "messages", "Celery puts no tasks into tubes; plain is needed"
+    if route.aggregate == "push":
+        yield "aggregate", "a task of Celery is no push message; documents, say, is needed"
+
+
 def _isolation(route: Route) -> Iterator[tuple[str, str]]:
     if route.isolate_at is not None and route.isolate_at >= route.delivery_limit:
         problem = f"{route.isolate_at} is not below delivery_limit {route.delivery_limit}"
@@ -354,18 +366,6 @@ def _sentinel(route: Route) -> Iterator[tuple[str, str]]:
         yield "predicate_early", "there is no predicate; set predicate as well, or remove it"
     if route.sentinel_count is not None and route.sentinel is None:
         yield "sentinel_count", "there is no sentinel; set sentinel as well, or remove it"
-
-
-def _celery(route: Route) -> Iterator[tuple[str, str]]:
-    if route.messages == "plain":
-        for field, plain in (("celery_document", "task"), ("celery_eta", "dead-letter")):
-            if getattr(route, field) != plain:
-                yield field, "messages are plain; set messages = celery as well, or remove it"
-        return
-    if route.from_tubes:
-        yield "messages", "Celery puts no tasks into tubes; plain is needed"
-    if route.aggregate == "push":
-        yield "aggregate", "a task of Celery is no push message; documents, say, is needed"
 
 
 def _tubes(route: Route) -> Iterator[tuple[str, str]]:

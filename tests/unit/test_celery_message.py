@@ -144,6 +144,7 @@ WRONG = {
     "an object": (delivery(body=b"{}"), "bad-task"),
     "eta": (delivery(eta="soon"), "bad-task"),
     "a span": (delivery(expires=60), "bad-task"),
+    "milliseconds": (delivery(expires=1.8e12), "bad-task"),
     "infinity": (delivery(expires=float("inf")), "bad-task"),
     "true": (delivery(1, expires=True), "bad-task"),
     "no JSON": (delivery(body=b"[[], {}"), "bad-json"),
