@@ -31,7 +31,6 @@ from aggregator.completion import (
     load_predicate,
 )
 from aggregator.correlation import compile_expression, compile_key, compile_match
-from aggregator.documents import make_document
 from aggregator.intake import Intake
 from aggregator.pipeline import Limits, Pipeline
 from aggregator.pushing import Pushes
@@ -79,7 +78,6 @@ def make_pipeline(
         late=route.late,
         most_groups=route.max_groups or inf,
         partitioned=route.partitions is not None,
-        screens=(intake.tasks,) if isinstance(intake, TaskIntake) else (),
         clock=clock,
     )
 
@@ -113,12 +111,10 @@ def _task_intake(route: Route, clock: Clock) -> Callable[..., Intake]:
     tasks = Tasks(
         clock, part=route.celery_document, early=route.celery_eta == "write", max_message=route.max_message
     )
-    return partial(TaskIntake, tasks=tasks, make=tasks.make)
+    return partial(TaskIntake, tasks=tasks, make=tasks.make, screens=(tasks,))
 
 
-def make_aggregation(
-    route: Route, clock: Clock = SYSTEM_CLOCK, make_one: Making = make_document
-) -> Aggregation | None:
+def make_aggregation(route: Route, clock: Clock, make_one: Making) -> Aggregation | None:
     """Return what a complete group becomes; None where each message is a document of its own.
 
     ``make_one``: makes the documents of its members.

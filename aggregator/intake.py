@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aggregator.correlation import Expression
     from aggregator.delivery import Delivery
     from aggregator.documents import Making
+    from aggregator.screening import Screen
     from aggregator.sinks.base import Verdict
 
 #: Bytes that a document may have beyond its body without having been inflated.
@@ -64,6 +65,7 @@ class Intake:
     ``default_key``: the key of what has none; None refuses it. ``sequence``: reads from a member how
     many its group has. ``isolate_groups``: members of a key are suspects together, as their group.
     ``keeps_parsed``: what was parsed on the way in is kept for what is made of it. ``make``: makes documents.
+    ``screens``: know of messages of its form which are not to be written.
     """
 
     clock: Clock
@@ -80,6 +82,7 @@ class Intake:
     max_message: int = 16 * 1024 * 1024
     keeps_parsed: bool = False
     make: Making = make_document
+    screens: Sequence[Screen] = ()
     _process: str = field(default_factory=lambda: token_hex(4))
     _serial: count[int] = field(default_factory=count)
 

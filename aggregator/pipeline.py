@@ -109,7 +109,7 @@ class Pipeline:
         self.name = name
         #: what nobody may write any more
         self.revocations = Revocations(clock)
-        self._screening = Screening(self.revocations, *screens)
+        self._screening = Screening(self.revocations, *intake.screens, *screens)
         self._limits = limits = limits or Limits()
         self._clock = clock
         self._intake = intake

@@ -18,10 +18,9 @@ DIRECTION = """
     importing schedule redis_transport
     completion
     delivery correlation content gate request
-    celery_message
     isolation seen results keeper screening revocation
     documents buffer outbox
-    settlement merging made push_message templates
+    settlement merging made push_message templates celery_message
     reading intake pushing
     push_events celery_intake
     aggregation
