@@ -82,6 +82,13 @@ def make_pipeline(
     )
 
 
+def _task_intake(route: Route, clock: Clock) -> Callable[..., Intake]:
+    tasks = Tasks(
+        clock, part=route.celery_document, early=route.celery_eta == "write", max_message=route.max_message
+    )
+    return partial(TaskIntake, tasks=tasks, make=tasks.make, screens=(tasks,))
+
+
 def make_intake(route: Route, clock: Clock = SYSTEM_CLOCK) -> Intake:
     """Return how messages of the route are read."""
     given: Expression | None = compile_expression(route.id, "id") if route.id else None
@@ -107,18 +114,8 @@ def make_intake(route: Route, clock: Clock = SYSTEM_CLOCK) -> Intake:
     )
 
 
-def _task_intake(route: Route, clock: Clock) -> Callable[..., Intake]:
-    tasks = Tasks(
-        clock, part=route.celery_document, early=route.celery_eta == "write", max_message=route.max_message
-    )
-    return partial(TaskIntake, tasks=tasks, make=tasks.make, screens=(tasks,))
-
-
 def make_aggregation(route: Route, clock: Clock, make_one: Making) -> Aggregation | None:
-    """Return what a complete group becomes; None where each message is a document of its own.
-
-    ``make_one``: makes the documents of its members.
-    """
+    """Return what a complete group becomes; None where each message is a document of its own."""
     if route.aggregate == "push":
         return Pushes(clock, route.max_message)
     return compile_aggregation(
