@@ -85,7 +85,8 @@ class Record:
         def concluded(outcome: Outcome, request: Request, source: str) -> None:
             if source == "message":
                 for item, word in outcome.others:
-                    if word.fate in {Fate.REFUSED, Fate.REVOKED}:
+                    told = {Fate.REFUSED, Fate.REVOKED} | ({Fate.EXPIRED} if item.address is None else set())
+                    if word.fate in told:
                         self._note(item.deliveries, word.fate.value)
             conclude(outcome, request, source)
 
