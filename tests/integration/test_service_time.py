@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from consumers.publisher import Outgoing
+from producers.tasks import publish as publish_tasks
 from tests.servers.base import wait_for
 from tests.service import channel_of, publish, taken
 
@@ -134,3 +135,26 @@ def test_a_retry_queue_that_is_declared_otherwise(rabbitmq4, place, service):
     running = start(service, rabbitmq4, place)
     assert running.wait() == 1
     assert "orders.retry.1s" in running.last_words()
+
+
+def test_a_message_for_later_comes_no_earlier(rabbitmq4, place):
+    started = {}
+    queues = {3: f"{place.name}.three", 2: f"{place.name}.two", 0: f"{place.name}.now"}
+    try:
+        for seconds, queue in queues.items():
+            started[queue] = time.monotonic()
+            publish_tasks(rabbitmq4.url, queue, [b"late"], delay=seconds)
+        arrived = {}
+
+        def all_there():
+            for queue in queues.values():
+                if queue not in arrived and rabbitmq4.counts(queue).ready:
+                    arrived[queue] = time.monotonic() - started[queue]
+            return len(arrived) == len(queues)
+
+        wait_for(all_there, "all messages", timeout=30, detail=lambda: str(arrived))
+        assert all(arrived[queue] >= seconds for seconds, queue in queues.items()), arrived
+        (message,) = taken(rabbitmq4.url, queues[3])
+        assert (message.body, message.delivery_info["exchange"]) == (b"late", "aggregator.delay.to")
+    finally:
+        rabbitmq4.delete_queues(*queues.values(), "aggregator.delay.0", "aggregator.delay.1")

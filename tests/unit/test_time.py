@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from aggregator import rules
@@ -10,7 +12,7 @@ from aggregator.backoff import Backoff
 from aggregator.check import check
 from aggregator.config import load
 from aggregator.delivery import Settlement
-from aggregator.errors import ConfigurationErrors
+from aggregator.errors import ConfigurationError, ConfigurationErrors
 from aggregator.expiry import moment
 from aggregator.metrics import Metrics
 from aggregator.ports import Refused
@@ -24,6 +26,7 @@ from aggregator.testing.settings import from_arguments
 from aggregator.testing.sink import MemorySink
 from consumers.dead_letter_message import dead_letter, original
 from consumers.dead_letters import DeadLetters
+from producers.delay import delayed
 
 TARGET = {"queue": "q", "exchange": "", "routing_key": "q.dead", "frame_max": 131_072}
 NOON = 1_800_000_000.0
@@ -270,3 +273,33 @@ def test_a_group_is_made_of_those_in_time():
 def test_without_the_setting_nobody_asks():
     with Harness(size=1) as route:
         assert not [each for each in route._process.pipeline._screening._screens if each.active]
+
+
+# ── for later ──
+
+
+@pytest.mark.parametrize(("seconds", "waits"), [(1, {1}), (12.2, {1, 4, 8}), (64, {64}), (2**20 - 1, None)])
+def test_a_delay_is_the_sum_of_its_levels(seconds, waits):
+    message = delayed("a.b", b"", {"message_id": "m"}, seconds)
+    words = message.routing_key.split(".")
+    bits, queue = words[:20], words[20:]
+    found = {2 ** (19 - place) for place, bit in enumerate(bits) if bit == "1"}
+    assert queue == ["a", "b"]
+    assert message.properties == {"message_id": "m"}
+    assert found == waits or (waits is None and len(found) == 20)
+    assert message.exchange == f"aggregator.delay.{max(found).bit_length() - 1}"
+
+
+def test_no_delay_is_none():
+    message = delayed("q", b"", {}, 0)
+    assert (message.exchange, message.routing_key) == ("", "q")
+
+
+@pytest.mark.parametrize(
+    ("queue", "seconds", "said"),
+    [("q", -1, "delay: -1 s"), ("q", 2**20, "delay: 1.04858e"), ("q", float("nan"), "delay: nan"),
+     ("a.#", 1, "queue: 'a.#': * and #"), ("q" * 216, 1, "queue: the name is too long")],
+)  # fmt: skip
+def test_what_cannot_be_delayed(queue, seconds, said):
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(said)}"):
+        delayed(queue, b"", {}, seconds)
