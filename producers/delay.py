@@ -47,6 +47,9 @@ def delayed(queue: str, body: bytes, properties: Mapping[str, Any], seconds: flo
     if not whole:
         return Outgoing("", queue, body, dict(properties))
     key = f"{'.'.join(f'{whole:0{LEVELS}b}')}.{_checked(queue)}"
+    if properties.get("expiration") is not None:
+        problem = "the broker would let the message go early by it; name the moment in a header (expires)"
+        raise ConfigurationError("expiration", problem)
     # the levels above its highest one are none of its business
     return Outgoing(f"{_PREFIX}{whole.bit_length() - 1}", key, body, dict(properties))
 

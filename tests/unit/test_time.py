@@ -303,3 +303,8 @@ def test_no_delay_is_none():
 def test_what_cannot_be_delayed(queue, seconds, said):
     with pytest.raises(ConfigurationError, match=f"^{re.escape(said)}"):
         delayed(queue, b"", {}, seconds)
+
+
+def test_an_expiration_would_cut_a_delay_short():
+    with pytest.raises(ConfigurationError, match=r"^expiration: "):
+        delayed("q", b"", {"expiration": "5"}, 1)
