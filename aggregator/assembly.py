@@ -31,6 +31,7 @@ from aggregator.completion import (
     load_predicate,
 )
 from aggregator.correlation import compile_expression, compile_key, compile_match
+from aggregator.expiry import Expiry
 from aggregator.intake import Intake
 from aggregator.pipeline import Limits, Pipeline
 from aggregator.pushing import Pushes
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from aggregator.made import Aggregation
     from aggregator.metrics import RouteMetrics
     from aggregator.ports import DeadLetterPort
+    from aggregator.screening import Screen
     from aggregator.sinks.base import Sink
 
 
@@ -78,6 +80,7 @@ def make_pipeline(
         late=route.late,
         most_groups=route.max_groups or inf,
         partitioned=route.partitions is not None,
+        screens=make_screens(route, clock),
         clock=clock,
     )
 
@@ -112,6 +115,13 @@ def make_intake(route: Route, clock: Clock = SYSTEM_CLOCK) -> Intake:
         max_message=route.max_message,
         keeps_parsed=route.aggregate == "push",
     )
+
+
+def make_screens(route: Route, clock: Clock = SYSTEM_CLOCK) -> list[Screen]:
+    """Return what keeps messages of the route from being written though nothing is wrong with them."""
+    if route.expires is None:
+        return []
+    return [Expiry(compile_expression(route.expires, "expires"), clock)]
 
 
 def make_aggregation(route: Route, clock: Clock, make_one: Making) -> Aggregation | None:

@@ -19,6 +19,7 @@ from aggregator.entities import declaration, described, notes
 from aggregator.importing import name_of
 from aggregator.masking import SecretUrl
 from aggregator.partitioning import EXCHANGE_TYPE, partition_name
+from aggregator.retrying import queue_name, read_steps, words
 from aggregator.rules import duration, fillable_groups, hold, hold_seconds, size_text
 from aggregator.sinks.base import Sink
 from aggregator.topology_check import ends, topology_lines
@@ -140,6 +141,8 @@ def _way(route: Route) -> Iterator[tuple[str, str]]:
     yield "to", f"{_target(route)}, id from {shown(route.id) if route.id else 'the moment of receipt'}"
     if route.seen is not None:
         yield "written once", f"by the ids in {route.seen}"
+    if route.expires is not None:
+        yield "expires", f"at {shown(route.expires)}"
     if route.results is not None:
         yield "told to", str(route.results)
     target = route.dead_letter_queue
@@ -147,6 +150,9 @@ def _way(route: Route) -> Iterator[tuple[str, str]]:
         yield "refused to", "its tube, buried"
         return
     yield "refused to", f"queue {target!r}" if target else f"exchange {route.dead_letter_exchange!r}"
+    if route.retry is not None:
+        steps = ", ".join(repr(queue_name(route.queue, seconds)) for seconds in read_steps(route.retry))
+        yield "retried by", f"{steps}, if {' or '.join(words(route.retry_reasons))}"
 
 
 def _completion(route: Route) -> str:

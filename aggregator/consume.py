@@ -200,7 +200,12 @@ def build_route(route: Route, settings: Settings, metrics: Metrics) -> RunningRo
         if told is not None:
             told.dead_lettered(refused)
 
-    source = make_source(route, heartbeat=settings.heartbeat, on_dead_lettered=on_dead_lettered)
+    def on_retried(refused: Sequence[Refused]) -> None:
+        pipeline.retried(refused)
+
+    source = make_source(
+        route, heartbeat=settings.heartbeat, on_dead_lettered=on_dead_lettered, on_retried=on_retried
+    )
     pipeline = make_pipeline(route, sink=sink, dead_letters=source.dead_letters, metrics=route_metrics)
     return RunningRoute(
         pipeline,

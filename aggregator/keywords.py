@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import timedelta
     from pathlib import Path
 
@@ -42,6 +42,9 @@ class RouteKeywords(TypedDict, total=False):
     isolate_at: int | None
     dead_letter: str | None
     on_refused: Literal["dead-letter", "stop"]
+    retry: str | Sequence[str] | None
+    retry_reasons: str | Sequence[str]
+    expires: Key | Source | None
     closed_keys: int
     closed_for: Seconds | None
     late: Literal["new", "alone", "dead-letter"]

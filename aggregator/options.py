@@ -18,6 +18,7 @@ from aggregator.correlation import compile_expression, compile_key, compile_matc
 from aggregator.defaults import DEFAULT_BROKER, DEFAULT_QUEUE, DEFAULT_SINK
 from aggregator.errors import ConfigurationError
 from aggregator.masking import SecretUrl
+from aggregator.retrying import read_steps, words
 from aggregator.schedule import crontab
 from aggregator.sinks import make_sink
 from aggregator.units import Duration, Size
@@ -80,6 +81,34 @@ def _key(text: str) -> str:
         compile_key(text)
     except ConfigurationError as exc:
         raise ValueError(exc.problem) from None
+    return text
+
+
+def _expires(text: str) -> str:
+    if text.startswith("/"):
+        problem = f"{text!r} is in the body, which is not read for this; header:NAME or a property is needed"
+        raise ValueError(problem)
+    if text in {"expiration", "property:expiration"}:
+        problem = f"{text!r} is a stretch of time that the broker keeps; a moment is needed, like header:NAME"
+        raise ValueError(problem)
+    return text
+
+
+def _joined(value: Any) -> Any:
+    """TOML may name several as a list: as text they are separated by commas."""
+    if isinstance(value, list | tuple) and all(isinstance(each, str | int) for each in value):
+        return ",".join(map(str, value))
+    return value
+
+
+def _steps(text: str) -> str:
+    read_steps(text)
+    return text
+
+
+def _reasons(text: str) -> str:
+    if not words(text):
+        raise ValueError("no reason is named; words separated by commas are needed, or * for all")
     return text
 
 
@@ -167,6 +196,8 @@ Namespace = Annotated[str, AfterValidator(_namespace)]
 Crontab = Annotated[str, AfterValidator(_crontab)]
 Zone = Annotated[str, AfterValidator(_zone)]
 Triggers = Annotated[str, AfterValidator(_triggers)]
+Steps = Annotated[str, AfterValidator(_steps), BeforeValidator(_joined)]
+Reasons = Annotated[str, AfterValidator(_reasons), BeforeValidator(_joined)]
 Missing = Annotated[str, AfterValidator(_missing)]
 TaskPart = Annotated[str, AfterValidator(_task_part)]
 Count = Annotated[int, BeforeValidator(_number)]
@@ -176,6 +207,7 @@ Unset = BeforeValidator(_unset)
 if TYPE_CHECKING:
     # what a text names, code may give itself
     Expression = Source
+    Moment = Source
     Key = Source | tuple[Source, ...]
     Function = str | Callable[[Sequence[Delivery], Delivery], bool]
     Sentinel = str | tuple[Source, str]
@@ -183,6 +215,9 @@ if TYPE_CHECKING:
     Form = str | AggregateFunction
 else:
     Expression = Annotated[str, AfterValidator(_expression), own.allowed(compile_expression)]
+    Moment = Annotated[
+        str, AfterValidator(_expression), AfterValidator(_expires), own.allowed(compile_expression)
+    ]
     Key = Annotated[str, AfterValidator(_key), own.allowed(compile_key)]
     Function = Annotated[str, AfterValidator(_predicate), own.allowed(load_predicate)]
     Sentinel = Annotated[str, AfterValidator(_sentinel), own.allowed(compile_match)]
@@ -286,6 +321,25 @@ class Intake(Options):
     )
     on_refused: Literal["dead-letter", "stop"] = option(
         "dead-letter", "what a refused message does: go to the dead-letter queue, or stop the route and stay"
+    )
+    retry: Annotated[Steps | None, Unset] = option(
+        None,
+        "what is refused for one of retry_reasons waits at RabbitMQ so long and comes again, one step after"
+        " the other, before it is dead-lettered: 1m,10m,1h (docs/time.md)",
+        "DURATIONS",
+        unset="off",
+    )
+    retry_reasons: Reasons = option(
+        "retries-exhausted",
+        "reasons of refusals that may pass, or statuses of the sink: retries-exhausted,429; * = all",
+        "WORDS",
+    )
+    expires: Annotated[Moment | None, Unset] = option(
+        None,
+        "where a message says from when on it is not to be written any more, as ISO 8601 or unix seconds:"
+        " header:expires (docs/time.md)",
+        "EXPRESSION",
+        unset="off",
     )
 
 

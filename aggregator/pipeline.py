@@ -196,6 +196,7 @@ class Pipeline:
         )
         #: the dead-letter queue's report: these are safe there
         self.dead_lettered = self._settler.dead_lettered
+        self.retried = self._settler.retried
         metrics.state(self.state.value, STATES)
         self._gauges: dict[str, Callable[[], float]] = {
             "held_messages": lambda: self._buffer.held,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import ceil, inf
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from aggregator.options import MAX_NAME_BYTES, MAX_PREFETCH
 from aggregator.partitioning import HELP, hash_arguments
 from aggregator.redis_rules import broken_options, results, seen, visible
 from aggregator.redis_transport import is_redis
+from aggregator.retrying import queue_name, read_steps
 from aggregator.sinks import from_url
 from aggregator.standing import PATIENCE
 from aggregator.units import format_duration
@@ -141,6 +143,7 @@ def route_faults(route: Route, label: Callable[[str], str]) -> Iterator[Configur
         *_celery(route),
         *_isolation(route),
         *_sentinel(route),
+        *_retry(route),
         *_aggregation(route),
         *_tubes(route),
         *seen(route),
@@ -366,6 +369,25 @@ def _sentinel(route: Route) -> Iterator[tuple[str, str]]:
         yield "predicate_early", "there is no predicate; set predicate as well, or remove it"
     if route.sentinel_count is not None and route.sentinel is None:
         yield "sentinel_count", "there is no sentinel; set sentinel as well, or remove it"
+
+
+def _retry(route: Route) -> Iterator[tuple[str, str]]:
+    if route.retry is None:
+        return
+    if not route.amqp:
+        yield "retry", "messages wait in queues of RabbitMQ; amqp:// is needed, or remove it"
+    if route.partitions:
+        yield "retry", "what comes back goes to one queue, and there are partitions; remove one of the two"
+    if route.on_refused == "stop":
+        yield "retry", "with on_refused = stop nothing leaves the queue; remove one of the two"
+    size = max(len(queue_name(route.queue, seconds).encode()) for seconds in read_steps(route.retry))
+    if size > MAX_NAME_BYTES:
+        yield "queue", f"{size} bytes with .retry. and its step; AMQP allows {MAX_NAME_BYTES}, shorten it"
+    for field in ("correlate", "id", "sequence", "sentinel", "expires"):
+        said = shown(getattr(route, field) or "")
+        if {"routing_key", "exchange"} & set(re.split(r"[ +=]", said)):
+            problem = f"{said!r}: what comes back by a retry queue has the queue's name as its routing key"
+            yield field, f"{problem}, and no exchange; name a header or a property, or remove retry"
 
 
 def _tubes(route: Route) -> Iterator[tuple[str, str]]:

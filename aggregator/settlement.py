@@ -230,6 +230,17 @@ class Settler:
             self._metrics.dead_letter(reason, number)
         self.acknowledge(deliveries, "dead_lettered")
 
+    def retried(self, refused: Sequence[Refused]) -> None:
+        """Settle deliveries that are safe in a retry queue. Called by the dead letters' thread.
+
+        The ledger forgets them: what comes again of their ids is to be written, redelivered or not.
+        """
+        with self._changed:
+            deliveries = list(with_followers(entry.delivery for entry in refused))
+            self._ledger.forget(deliveries)
+            self._changed.notify()
+        self.acknowledge(deliveries, "retried")
+
     def refuse(self, refused: list[Refused]) -> bool:
         """Hand refused deliveries to the dead-letter queue; False if there are too many to be at fault.
 

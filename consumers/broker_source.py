@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aggregator.errors import PublisherUnavailableError, UnrecoverableError
+from aggregator.retrying import Retries, read_steps, words
 from consumers.connecting import Broker
 from consumers.dead_letters import DeadLetters
 from consumers.declaring import ensure
@@ -44,6 +45,12 @@ def connect(connection: Connection, broker: Broker) -> None:
     )
 
 
+def _retries(route: Route) -> Retries | None:
+    if route.retry is None:
+        return None
+    return Retries(route.queue, read_steps(route.retry), words(route.retry_reasons))
+
+
 class BrokerSource:
     """A queue, declared as ``route.entity`` says or taken as it stands, or the partitions of one.
 
@@ -51,7 +58,12 @@ class BrokerSource:
     """
 
     def __init__(
-        self, route: Route, *, heartbeat: float, on_dead_lettered: Callable[[Sequence[Refused]], None]
+        self,
+        route: Route,
+        *,
+        heartbeat: float,
+        on_dead_lettered: Callable[[Sequence[Refused]], None],
+        on_retried: Callable[[Sequence[Refused]], None],
     ) -> None:
         broker = broker_of(route, heartbeat=heartbeat)
         self.queue = route.queue
@@ -67,6 +79,8 @@ class BrokerSource:
             tls=broker.tls,
             exchange=route.dead_letter_exchange or None,
             routing_key=route.dead_letter_queue,
+            retries=_retries(route),
+            on_retried=on_retried,
         )
         self._broker = broker
         self._entity = route.entity

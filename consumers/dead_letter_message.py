@@ -13,6 +13,7 @@ A dead letter has the original's body, properties and headers, and these headers
 ``x-aggregator-routing-key``       with which routing key
 ``x-aggregator-queue``             the queue it was taken from
 ``x-aggregator-cut``               names of original headers that did not fit, if any
+``x-aggregator-retries``           steps through retry queues, this one included; absent before the first
 =================================  ==========================================================
 
 What would do harm in a dead-letter queue is moved into a header of that prefix: ``expiration`` (it
@@ -20,6 +21,9 @@ would vanish), ``delivery_mode`` (always persistent here; 0: was not set), ``use
 refuses another user's), the headers ``CC`` and ``BCC`` (the broker would send copies back),
 ``x-delivery-count`` (it would be refused for it again). A message that already was a dead letter
 carries the headers of its latest refusal only.
+
+What waits in a retry queue looks the same. When it has come back and is refused again, its attempts are
+added up, and what tells of its first journey stays: the broker brings it back by the default exchange.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from amqp.serialization import dumps
 
+from aggregator.retrying import RETRIES
 from consumers.publisher import Outgoing
 from consumers.transports.amqp_properties import PROPERTIES
 
@@ -49,6 +54,14 @@ _INT_LIMIT: Final = 2**63
 _RESERVED: Final = 4_096
 _MOVED_PROPERTIES: Final = {"expiration": "expiration", "user_id": "user-id"}
 _MOVED_HEADERS: Final = {"CC": "cc", "BCC": "bcc", "x-delivery-count": "delivery-count"}
+#: Of the original, noted at its first refusal.
+_JOURNEY: Final = tuple(
+    PREFIX + name
+    for name in (
+        "exchange", "routing-key", "first", "delivery-mode",
+        *_MOVED_PROPERTIES.values(), "cc", "bcc",
+    )
+)  # fmt: skip
 _NOT_COPIED: Final = frozenset({"headers", "delivery_mode", *_MOVED_PROPERTIES})
 
 
@@ -63,9 +76,16 @@ class Original:
 
 
 def dead_letter(
-    refused: Refused, *, queue: str, exchange: str, routing_key: str, frame_max: int, plain: bool = False
+    refused: Refused,
+    *,
+    queue: str,
+    exchange: str,
+    routing_key: str,
+    frame_max: int,
+    plain: bool = False,
+    retries: int | None = None,
 ) -> Outgoing:
-    """Return the message for the dead-letter exchange.
+    """Return the message for the dead-letter exchange, or for a retry queue: its step is ``retries``.
 
     ``plain``: the original's headers and properties are reduced to what every transport can take and
     what fits in a frame of ``frame_max`` bytes; used when the faithful message was not encodable.
@@ -74,8 +94,14 @@ def dead_letter(
     properties = _kept_properties(refused.delivery)
     headers = _kept_headers(refused.delivery)
     moved = {PREFIX + _MOVED_HEADERS[name]: headers.pop(name) for name in _MOVED_HEADERS if name in headers}
+    was = {name: value for name, value in headers.items() if name.startswith(PREFIX)}
     headers = {name: value for name, value in headers.items() if not name.startswith(PREFIX)}
     headers.update(moved)
+    if done := was.get(RETRIES):
+        own[RETRIES] = done
+        _keep_journey(own, was)
+    if retries is not None:
+        own[RETRIES] = retries
     if plain:
         properties = _plain_properties(properties)
         headers = _fitting(headers, own, frame_max - _RESERVED)
@@ -105,6 +131,14 @@ def original(properties: Mapping[str, Any]) -> Original:
         str(dead.get(PREFIX + name, "")) for name in ("queue", "exchange", "routing-key")
     )
     return Original(queue, exchange, routing_key, kept)
+
+
+def _keep_journey(own: dict[str, Any], was: Mapping[str, Any]) -> None:
+    """Take over what an earlier refusal noted of the original, before the retry queues."""
+    own.update({name: was[name] for name in _JOURNEY if isinstance(was.get(name), str | int | list)})
+    before = was.get(PREFIX + "attempts")
+    if isinstance(before, int):
+        own[PREFIX + "attempts"] += before
 
 
 def _own_headers(refused: Refused, queue: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Only what the broker confirmed as stored in a queue is reported to ``on_publishe
 is tried again, after pauses that grow, and stays unacked at the broker until then. Failures of the
 connection pause everything; a refusal (``unroutable``, ``nacked``) delays that message alone. While
 nothing at all gets through, ``failing_since`` tells since when.
+What may come right later goes to a retry queue instead, by the same way: :mod:`aggregator.retrying`.
 The shape of a dead letter, and the way back: :mod:`consumers.dead_letter_message`.
 """
 
@@ -26,6 +27,8 @@ from consumers.publisher import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from aggregator.retrying import Retries
 
 __all__ = ["PREFIX", "DeadLetters", "Original", "Refused", "dead_letter", "original"]
 
@@ -56,6 +59,7 @@ class DeadLetters:
     its errors are logged, never raised. ``routing_key`` is ``<queue>.dead`` unless given. A named
     exchange and what is bound to it are the operator's; ``<queue>.dead`` is declared at the start,
     and again if it disappears.
+    ``retries``: what goes to a retry queue first; ``on_retried`` is called with it, as above.
     """
 
     def __init__(
@@ -69,9 +73,13 @@ class DeadLetters:
         transport_options: Mapping[str, Any] | None = None,
         tls: Mapping[str, Any] | None = None,
         confirm_timeout: float = 30.0,
+        retries: Retries | None = None,
+        on_retried: Callable[[Sequence[Refused]], None] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.queue = queue
+        self._retries = retries
+        self._on_retried = on_retried or on_published
         self.exchange = exchange or ""
         self.routing_key = (exchange and routing_key) or f"{queue}.dead"
         self._on_published = on_published
@@ -125,8 +133,7 @@ class DeadLetters:
         try:
             if self.exchange:
                 self._publisher.check_exchange(self.exchange)
-            else:
-                self._publisher.declare_queue(self.routing_key)
+            self._declare_queues()
         finally:
             self._publisher.close()  # the thread opens its own: some transports bind one to its thread
         self._thread.start()
@@ -244,7 +251,7 @@ class DeadLetters:
         """Publish a batch; return what is safe, and count the words of what was refused."""
         try:
             if self._declare:
-                self._publisher.declare_queue(self.routing_key)
+                self._declare_queues()
                 self._declare = False
             outcomes = self._publisher.publish([self._message(letter) for letter in letters])
         except (PublisherUnavailableError, UnrecoverableError) as exc:
@@ -256,13 +263,24 @@ class DeadLetters:
             self._batch = min(_BATCH_MESSAGES, self._batch * 2)
         return self._sort(letters, outcomes)
 
+    def _declare_queues(self) -> None:
+        if not self.exchange:
+            self._publisher.declare_queue(self.routing_key)
+        for name, arguments in self._retries.queues.items() if self._retries else ():
+            self._publisher.insist_on_queue(name, arguments)
+
+    def _step(self, refused: Refused) -> tuple[int, str] | None:
+        return self._retries.step(refused) if self._retries else None
+
     def _message(self, letter: _Letter) -> Any:
+        number, name = self._step(letter.refused) or (None, None)
         return dead_letter(
             letter.refused,
             # of several partitions its own
             queue=getattr(letter.refused.delivery.link, "queue", "") or self.queue,
-            exchange=self.exchange,
-            routing_key=self.routing_key,
+            exchange="" if name else self.exchange,
+            routing_key=name or self.routing_key,
+            retries=number,
             frame_max=self._publisher.frame_max,
             plain=letter.plain,
         )
@@ -285,7 +303,8 @@ class DeadLetters:
                 else:
                     words[outcome] += 1
                     self._delay(letter)
-        self._declare = not self.exchange and (self._declare or "unroutable" in words)
+        ours = not self.exchange or self._retries is not None
+        self._declare = ours and (self._declare or "unroutable" in words)
         return done, words
 
     def _delay(self, letter: _Letter) -> None:
@@ -311,12 +330,28 @@ class DeadLetters:
         return full * random.uniform(0.5, 1.0)  # noqa: S311  spreads load, guards nothing
 
     def _report(self, done: list[Refused]) -> None:
+        if self._retries is None:
+            self._tell("dead_letters_published", self._destination, done, self._on_published)
+            return
+        places: dict[str | None, list[Refused]] = {}
+        for refused in done:
+            _, name = self._step(refused) or (None, None)
+            places.setdefault(name, []).append(refused)
+        for name, members in places.items():
+            if name is None:
+                self._tell("dead_letters_published", self._destination, members, self._on_published)
+            else:
+                self._tell("retries_published", name, members, self._on_retried)
+
+    def _tell(
+        self, event: str, place: str, done: list[Refused], report: Callable[[Sequence[Refused]], None]
+    ) -> None:
         log.info(
-            "dead_letters_published", queue=self.queue, to=self._destination, messages=len(done),
+            event, queue=self.queue, to=place, messages=len(done),
             reasons=dict(Counter(refused.reason for refused in done)),
         )  # fmt: skip
         try:
-            self._on_published(done)
+            report(done)
         except Exception:
             # they are safe in the dead-letter queue; unacked they will come again
             log.exception("dead_letters_not_reported", queue=self.queue, messages=len(done))

@@ -145,6 +145,14 @@ class Publisher:
         if not self._exists(passive, "queue", name):
             self._declared(declare, "queue", name)
 
+    def insist_on_queue(self, name: str, arguments: Mapping[str, Any]) -> None:
+        """Make sure that the queue exists with these very arguments; errors as of :meth:`declare_queue`."""
+
+        def declare(line: _Line) -> None:
+            line.channel.queue_declare(queue=name, durable=True, auto_delete=False, arguments=dict(arguments))
+
+        self._declared(declare, f"queue {name!r}")
+
     def check_exchange(self, name: str) -> None:
         """Raise ``UnrecoverableError`` if the exchange does not exist; never declares it."""
 

@@ -13,13 +13,20 @@ if TYPE_CHECKING:
 
 
 def make_source(
-    route: Route, *, heartbeat: float, on_dead_lettered: Callable[[Sequence[Refused]], None]
+    route: Route,
+    *,
+    heartbeat: float,
+    on_dead_lettered: Callable[[Sequence[Refused]], None],
+    on_retried: Callable[[Sequence[Refused]], None],
 ) -> Source:
-    """Return the source of a route; nothing connects yet. ``on_dead_lettered``: told what is safe."""
+    """Return the source of a route; nothing connects yet.
+
+    Told what is safe: ``on_dead_lettered`` in the dead-letter queue, ``on_retried`` in a retry queue.
+    """
     if route.from_tubes:
         from consumers.tube_source import TubeSource  # noqa: PLC0415 - only who has Tarantool needs its client
 
         return TubeSource(route, heartbeat=heartbeat, on_dead_lettered=on_dead_lettered)
     from consumers.broker_source import BrokerSource  # noqa: PLC0415 - as above
 
-    return BrokerSource(route, heartbeat=heartbeat, on_dead_lettered=on_dead_lettered)
+    return BrokerSource(route, heartbeat=heartbeat, on_dead_lettered=on_dead_lettered, on_retried=on_retried)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from aggregator.defaults import DEFAULT_BROKER, DEFAULT_QUEUE
 from aggregator.errors import AggregatorError, ConfigurationError, ConfigurationErrors
+from aggregator.units import parse_duration
 from consumers import transports
 
 if TYPE_CHECKING:
@@ -81,6 +82,14 @@ def queue_name(text: str) -> str:
     if not 0 < len(text.encode()) <= _QUEUE_BYTES:
         raise ArgumentTypeError(f"a queue's name has 1 to {_QUEUE_BYTES} bytes")
     return text
+
+
+def duration(text: str) -> float:
+    """Return the seconds of ``90s`` or ``1h30m``."""
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise ArgumentTypeError(str(exc)) from None
 
 
 def whole(minimum: int) -> Callable[[str], int]:

@@ -16,8 +16,9 @@ from kombu.utils.url import parse_url
 
 from aggregator.errors import ConfigurationError, PublisherUnavailableError, UnrecoverableError
 from aggregator.masking import masked
-from consumers.publisher import Outgoing, Publisher
-from producers.cli import Parser, run, whole
+from consumers.publisher import Publisher
+from producers.cli import Parser, duration, run, whole
+from producers.delay import declare, delayed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,25 +37,37 @@ def bodies(count: int, *, identical: bool = False, as_json: bool = False) -> lis
     return [orjson.dumps({"message": text}) if as_json else text.encode() for text in texts]
 
 
-def publish(broker: str, queue: str, messages: Sequence[bytes], *, content_type: str | None = None) -> None:
+def publish(
+    broker: str,
+    queue: str,
+    messages: Sequence[bytes],
+    *,
+    content_type: str | None = None,
+    delay: float = 0.0,
+) -> None:
     """Declare the durable queue if it is absent, and publish each body to it, confirmed.
+
+    ``delay``: seconds until they come there (:mod:`producers.delay`).
 
     Raises ``PublisherUnavailableError``, ``UnrecoverableError`` or ``ConfigurationError``.
     """
     properties = {"delivery_mode": _PERSISTENT, "content_type": content_type}
-    if broker.startswith(("amqp://", "amqps://")):
+    if delay:
+        declare(broker, queue, delay)
+        _publish_with_kombu(broker, queue, messages, properties, delay)
+    elif broker.startswith(("amqp://", "amqps://")):
         _publish_with_pika(broker, queue, messages, properties)
     else:
         _publish_with_kombu(broker, queue, messages, properties)
 
 
 def _publish_with_kombu(
-    broker: str, queue: str, messages: Sequence[bytes], properties: dict[str, Any]
+    broker: str, queue: str, messages: Sequence[bytes], properties: dict[str, Any], delay: float = 0.0
 ) -> None:
     publisher = Publisher(broker)
     try:
         publisher.declare_queue(queue)
-        outcomes = publisher.publish([Outgoing("", queue, body, properties) for body in messages])
+        outcomes = publisher.publish([delayed(queue, body, properties, delay) for body in messages])
     finally:
         publisher.close()
     refused = [outcome for outcome in outcomes if outcome]
@@ -139,12 +152,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=whole(0), default=40, metavar="N", help="messages (40)")
     parser.add_argument("--identical", action="store_true", help="all bodies are the same")
     parser.add_argument("--json", action="store_true", help="JSON objects instead of plain text")
+    parser.add_argument(
+        "--delay",
+        type=duration,
+        default=0.0,
+        metavar="DURATION",
+        help="come so much later; AMQP only (0)",
+    )
     given = parser.parse_args(arguments)
 
     def work() -> None:
         messages = bodies(given.count, identical=given.identical, as_json=given.json)
         content_type = "application/json" if given.json else None
-        publish(given.broker, given.queue, messages, content_type=content_type)
+        publish(given.broker, given.queue, messages, content_type=content_type, delay=given.delay)
         sys.stdout.write(f"{len(messages)} messages confirmed in {given.queue} at {masked(given.broker)}\n")
 
     return run(PROG, work)

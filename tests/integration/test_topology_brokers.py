@@ -239,7 +239,7 @@ def prepare(tmp_path, broker, *flags):
     path = tmp_path / "settings.toml"
     path.write_text(BEFORE)
     settings = load(["--config", str(path), "--broker", broker, *flags])
-    BrokerSource(settings.routes["r"], heartbeat=20, on_dead_lettered=print).prepare()
+    BrokerSource(settings.routes["r"], heartbeat=20, on_dead_lettered=print, on_retried=print).prepare()
 
 
 def test_the_check_says_what_is_there_and_what_differs(vhost, tmp_path):

@@ -15,10 +15,10 @@ DIRECTION = """
     ending signals topic
     errors clock backoff breaker concurrency ledger standing ports sinks.base closed history
     push json_pointer
-    importing schedule redis_transport
+    importing schedule redis_transport retrying
     completion
     delivery correlation content gate request
-    isolation seen results keeper screening revocation
+    isolation seen results keeper screening revocation expiry
     documents buffer outbox
     settlement merging made push_message templates celery_message
     reading intake pushing

@@ -61,6 +61,13 @@ def test_broker_and_queue_come_from_the_environment(broker, monkeypatch):
     [
         (tasks.main, ["--count", "-1"], "--count"),
         (tasks.main, ["--count", "many"], "--count"),
+        (tasks.main, ["--delay", "5"], "--delay: 5 has no unit"),
+        (tasks.main, ["--delay", "13d"], "delay: 1.1232e+06 s is not between 0 and 291h16m15s"),
+        (
+            tasks.main,
+            ["--delay", "5s", "--broker", "memory://"],
+            "delay: messages wait in queues",
+        ),
         (tasks.main, ["--queue", ""], "--queue"),
         (tasks.main, ["--queue", "x" * 256], "--queue"),
         (tasks.main, ["--broker", "localhost"], "--broker"),

@@ -157,6 +157,9 @@ def said(name: str, field: FieldInfo) -> str:
         return str(field.annotation).replace("typing.", "")
     special = {
         "id": "Key | Source",
+        "expires": "Key | Source",
+        "retry": "str | Sequence[str]",
+        "retry_reasons": "str | Sequence[str]",
         "aggregate": "str | AggregateFunction",
         "merge": "Mapping[str, str]",
         "broker_ca": "str | Path",

@@ -104,7 +104,7 @@ def test_a_route_says_what_the_broker_will_send(pipeline, clock, written):
     route = from_arguments({"broker": "amqp://127.0.0.1:1//", "queue": "q"})
     RunningRoute(
         pipeline,
-        source=make_source(route, heartbeat=20.0, on_dead_lettered=print),
+        source=make_source(route, heartbeat=20.0, on_dead_lettered=print, on_retried=print),
         sink=FunctionSink(print),
         workers=2,
         prefetch=16,
