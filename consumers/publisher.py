@@ -151,7 +151,7 @@ class Publisher:
         def declare(line: _Line) -> None:
             line.channel.queue_declare(queue=name, durable=True, auto_delete=False, arguments=dict(arguments))
 
-        self._declared(declare, f"queue {name!r}")
+        self._declared(declare, "queue", name)
 
     def check_exchange(self, name: str) -> None:
         """Raise ``UnrecoverableError`` if the exchange does not exist; never declares it."""
