@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 #: Headers of a message that was sent back: how often, and by which run. They stay with it, so that a
-#: message which is refused again and again is known by them.
-REPLAYS: Final = "x-replays"
-REPLAYED_BY: Final = "x-replayed-by"
+#: message which is refused again and again is known by them. Their names begin otherwise than the broker's,
+#: ``x-…``: by them a service that remembers the refused message knows that this is another one.
+REPLAYS: Final = "aggregator-replays"
+REPLAYED_BY: Final = "aggregator-replayed-by"
 
 #: What the broker notes of its own dead-lettering; on a message that starts again they would be wrong.
 _BROKERS_NOTES: Final = ("x-death", "x-delivery-count", "x-acquired-count")

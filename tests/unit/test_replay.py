@@ -116,8 +116,8 @@ def test_what_is_sent_back_is_the_original(broker):
     assert main(["send"]) == 0
     _, message = taken(broker, "task_queue")
     assert bytes(message.body) == b'{"n": 1'
-    run = message.headers["x-replayed-by"]
-    assert message.headers == {"n": 1, "x-replays": 1, "x-replayed-by": run}
+    run = message.headers["aggregator-replayed-by"]
+    assert message.headers == {"n": 1, "aggregator-replays": 1, "aggregator-replayed-by": run}
     assert message.content_type == "text/plain"
     kept = {name: message.properties.get(name) for name in ("message_id", "expiration", "delivery_mode")}
     assert kept == {"message_id": "m", "expiration": "60000", "delivery_mode": 1}
@@ -131,13 +131,19 @@ def test_an_unroutable_letter_stays(broker, capsys):
 
 
 def test_a_letter_is_not_sent_back_for_ever(broker, capsys):
-    letters(broker, *(refused(number, headers={"x-replays": number}) for number in range(5)))
+    letters(broker, *(refused(number, headers={"aggregator-replays": number}) for number in range(5)))
     assert main(["send"]) == 0
     assert capsys.readouterr().out == (
         "1 left: sent back 3 times, 1 left: sent back 4 times, 3 sent (task_queue.dead)\n"
     )
     assert main(["send", "--most-replays", "5"]) == 0
-    assert [message.headers["x-replays"] for message in taken(broker, "task_queue")] == [1, 2, 3, 4, 5]
+    assert [message.headers["aggregator-replays"] for message in taken(broker, "task_queue")] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
 
 
 def test_a_letter_that_comes_back_meanwhile_is_left(broker, monkeypatch, capsys):
@@ -205,8 +211,15 @@ def test_a_letter_of_the_broker_itself():
         datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     )
     assert letter.sent_back("q", "run").properties["headers"] == {
-        "mine": 1, "b'\\xff'": 2, "x-replays": 1, "x-replayed-by": "run",
+        "mine": 1, "b'\\xff'": 2, "aggregator-replays": 1, "aggregator-replayed-by": "run",
     }  # fmt: skip
+
+
+def test_what_is_sent_back_is_another_message_to_whom_remembers_the_refused_one():
+    """Else a service that had dead-lettered it would ack it unwritten, where it comes as a redelivery."""
+    refused_one = MemoryDelivery(b"x", headers={"mine": 1}, properties={"message_id": "m"})
+    again = read(refused_one).sent_back("q", "run").properties["headers"]
+    assert MemoryDelivery(b"x", headers=again).said() != refused_one.said()
 
 
 def test_bytes_are_exported(broker):
