@@ -17,6 +17,9 @@ from aggregator.clock import SYSTEM_CLOCK
 
 #: An idle consumer's pause between two looks.
 POLL_SECONDS = 0.02
+#: Between two looks for messages that were held for too long. kombu looks when a wait for messages has ended
+#: without an answer; a script always answers.
+RESTORE_SECONDS = 1.0
 #: The latest unread of the first list that has one: noted by its tag as kombu does, then taken. What cannot
 #: be read is taken without a note.
 _POP = """
@@ -46,11 +49,16 @@ class Channel(redis.Channel):
 
     _pop: str | None = None
     _brpop_sent_at: Any = None
+    _restore_at = 0.0
 
     def _brpop_start(self, timeout: float | None = None) -> None:  # noqa: ARG002 - kombu's signature
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return
+        now = SYSTEM_CLOCK.monotonic()
+        if now >= self._restore_at:
+            self._restore_at = now + RESTORE_SECONDS
+            self.qos.restore_visible(num=self.unacked_restore_limit, interval=1)
         if self._pop is None:
             # a server that has forgotten it says so, the link is lost by that, and its successor loads it
             with self.conn_or_acquire() as client:
@@ -59,7 +67,7 @@ class Channel(redis.Channel):
         lists = [name(queue, pri) for pri in self.priority_steps for queue in queues]
         keys = [self.global_keyprefix + key for key in (self.unacked_index_key, self.unacked_key, *lists)]
         self._in_poll = self.client.connection
-        self._brpop_sent_at = SYSTEM_CLOCK.monotonic()
+        self._brpop_sent_at = now
         # by the clock that kombu compares it with when it looks for what was held for too long
         self.client.connection.send_command("EVALSHA", self._pop, len(keys), *keys, repr(SYSTEM_CLOCK.time()))
 

@@ -143,7 +143,7 @@ class RabbitMQ(Server):
 
 
 def _connection(url: str) -> Any:
-    return Connection(url, connect_timeout=2)
+    return Connection(url, connect_timeout=20)
 
 
 def rabbitmq(settings: Mapping[str, str] | None = None) -> RabbitMQ:
