@@ -125,7 +125,7 @@ class RabbitMQ(Server):
 
     def delete_queues(self, *names: str) -> None:
         """Delete these queues; it is no error if there are none."""
-        with _connection(self.url) as connection:
+        with _connection(self.url, 20.0) as connection:
             for name in names:
                 connection.default_channel.queue_delete(name)
 
@@ -142,8 +142,8 @@ class RabbitMQ(Server):
         self.ctl("set_policy", "--apply-to", "queues", name, pattern, json.dumps(definition))
 
 
-def _connection(url: str) -> Any:
-    return Connection(url, connect_timeout=20)
+def _connection(url: str, timeout: float = 2.0) -> Any:
+    return Connection(url, connect_timeout=timeout)
 
 
 def rabbitmq(settings: Mapping[str, str] | None = None) -> RabbitMQ:
