@@ -137,13 +137,8 @@ class Publisher:
         def passive(line: _Line) -> None:
             line.channel.queue_declare(queue=name, passive=True)
 
-        def declare(line: _Line) -> None:
-            line.channel.queue_declare(
-                queue=name, durable=True, auto_delete=False, arguments=dict(arguments or {})
-            )
-
         if not self._exists(passive, "queue", name):
-            self._declared(declare, "queue", name)
+            self.insist_on_queue(name, arguments or {})
 
     def insist_on_queue(self, name: str, arguments: Mapping[str, Any]) -> None:
         """Make sure that the queue exists with these very arguments; errors as of :meth:`declare_queue`."""

@@ -9,7 +9,7 @@ import logging
 import ssl
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from aggregator.errors import (
     ConfigurationError,
@@ -42,27 +42,46 @@ class Reply:
     body: Any
 
 
-class BulkConnection(Protocol):
-    """What the sink and its probe ask of a client; ``product`` and its ``oldest`` version that works."""
+class BulkConnection:
+    """What the sink and its probe ask of a client; each service's own sends it, and gives its ``product``.
+
+    ``oldest``: the version from which on it is known to work. ``_once`` is the client for writes, ``_asking``
+    the one for questions: these may be asked of each host, since with one of them away a write can work.
+    """
 
     product: str
     oldest: int
+    _once: Any
+    _asking: Any
 
     def bulk(self, path: str, body: bytes, params: Mapping[str, Any]) -> Reply:
         """Send a bulk request, once; raises ``SinkError`` where there is no answer."""
-        ...
+        return self._perform(self._once, "POST", path, headers=NDJSON, params=params, body=body)
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Reply:
         """Ask for ``path``, one host after the other; raises ``SinkError`` where none answers."""
-        ...
+        return self._perform(self._asking, "GET", path, headers=JSON, params=params)
 
     def post(self, path: str, body: bytes) -> Reply:
         """Ask with a body in JSON; the same as :meth:`get`."""
-        ...
+        return self._perform(self._asking, "POST", path, headers=JSON_BODY, body=body)
 
     def close(self) -> None:
         """Close all connections."""
-        ...
+        raise NotImplementedError
+
+    def _perform(
+        self,
+        client: Any,
+        method: str,
+        path: str,
+        *,
+        headers: dict[str, str],
+        params: Mapping[str, Any] | None = None,
+        body: bytes | None = None,
+    ) -> Reply:
+        """Send a request by this client; foreign exceptions end here."""
+        raise NotImplementedError
 
 
 def require_client() -> None:
@@ -75,40 +94,26 @@ def require_client() -> None:
         ) from None
 
 
-class Connection:
+class Connection(BulkConnection):
     """One client for all threads. ``settings`` give hosts, credentials and timeouts.
 
     Raises ``SinkBlockedError`` where credentials cannot be read any more.
     """
 
-    #: What answers, and the oldest of it that is known to work.
     product, oldest = "Elasticsearch", 8
 
     def __init__(self, settings: Settings) -> None:
         _keep_quiet()
         self._hosts = ", ".join(settings.urls)
         try:
-            self._client = _client(settings)
+            self._once = _client(settings)
         except ConfigurationError as exc:  # it was right at the start: a file has changed since
             raise SinkBlockedError(exc.problem) from None
-        # a question may be asked of each host: with one of them away, a write can work
-        self._asking = self._client.options(max_retries=len(settings.hosts) - 1, retry_on_timeout=True)
-
-    def bulk(self, path: str, body: bytes, params: Mapping[str, Any]) -> Reply:
-        """Send a bulk request, once; raises ``SinkError`` where there is no answer."""
-        return self._perform(self._client, "POST", path, headers=NDJSON, params=params, body=body)
-
-    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Reply:
-        """Ask for ``path``, one host after the other; raises ``SinkError`` where none answers."""
-        return self._perform(self._asking, "GET", path, headers=JSON, params=params)
-
-    def post(self, path: str, body: bytes) -> Reply:
-        """Ask with a body in JSON; the same as :meth:`get`."""
-        return self._perform(self._asking, "POST", path, headers=JSON_BODY, body=body)
+        self._asking = self._once.options(max_retries=len(settings.hosts) - 1, retry_on_timeout=True)
 
     def close(self) -> None:
         """Close all connections."""
-        self._client.close()
+        self._once.close()
 
     def _perform(
         self,
@@ -129,7 +134,7 @@ class Connection:
             words = f"what answers at {self._hosts} is not Elasticsearch"
             # while it was Elasticsearch at the opening, a page in between is a passing fault
             fault: SinkError = (
-                SinkUnavailableError(words) if client is self._client else SinkBlockedError(words)
+                SinkUnavailableError(words) if client is self._once else SinkBlockedError(words)
             )
         except ApiError as exc:
             return Reply(exc.meta.status, exc.body)

@@ -18,7 +18,7 @@ from aggregator.errors import (
     SinkUnavailableError,
     let_go,
 )
-from aggregator.sinks.elasticsearch_client import JSON, JSON_BODY, NDJSON, Reply
+from aggregator.sinks.elasticsearch_client import BulkConnection, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,13 +39,12 @@ def require_client() -> None:
         ) from None
 
 
-class OpenSearchConnection:
+class OpenSearchConnection(BulkConnection):
     """One client for all threads; what :class:`aggregator.sinks.elasticsearch_client.Connection` is.
 
     Raises ``SinkBlockedError`` where credentials cannot be read any more.
     """
 
-    #: What answers, and the oldest of it that is known to work.
     product, oldest = "OpenSearch", 1
 
     def __init__(self, settings: Settings) -> None:
@@ -55,36 +54,23 @@ class OpenSearchConnection:
         wordy.setLevel(logging.CRITICAL)
         self._hosts = ", ".join(settings.urls)
         try:
-            self._transport = _transport(settings, retries=0)
-            # a question may be asked of each host: with one of them away, a write can work
+            self._once = _transport(settings, retries=0)
             self._asking = _transport(settings, retries=len(settings.hosts) - 1)
         except ConfigurationError as exc:  # it was right at the start: a file has changed since
             raise SinkBlockedError(exc.problem) from None
 
-    def bulk(self, path: str, body: bytes, params: Mapping[str, Any]) -> Reply:
-        """Send a bulk request, once; raises ``SinkError`` where there is no answer."""
-        return self._perform(self._transport, "POST", path, headers=NDJSON, params=params, body=body)
-
-    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Reply:
-        """Ask for ``path``, one host after the other; raises ``SinkError`` where none answers."""
-        return self._perform(self._asking, "GET", path, headers=JSON, params=params)
-
-    def post(self, path: str, body: bytes) -> Reply:
-        """Ask with a body in JSON; the same as :meth:`get`."""
-        return self._perform(self._asking, "POST", path, headers=JSON_BODY, body=body)
-
     def close(self) -> None:
         """Close all connections."""
-        self._transport.close()
+        self._once.close()
         self._asking.close()
 
     def _perform(
         self,
-        transport: Transport,
+        client: Transport,
         method: str,
         path: str,
         *,
-        headers: Mapping[str, str],
+        headers: dict[str, str],
         params: Mapping[str, Any] | None = None,
         body: bytes | None = None,
     ) -> Reply:
@@ -94,7 +80,7 @@ class OpenSearchConnection:
         try:
             # among its params the client would take the server's ``timeout`` for its own
             asked = f"{path}?{urlencode(params)}" if params else path
-            answer = transport.perform_request(method, asked, headers=dict(headers), body=body)
+            answer = client.perform_request(method, asked, headers=headers, body=body)
         except SerializationError as exc:
             fault = SinkUnavailableError("the answer does not parse")
             let_go(exc)

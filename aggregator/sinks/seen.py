@@ -6,36 +6,31 @@ asked for: nobody can send them twice.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from aggregator.backoff import Backoff
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import ConfigurationError, SinkUnavailableError
-from aggregator.keeper import Keeper
 from aggregator.seen import SeenIds
-from aggregator.sinks.base import DUPLICATE, WRITTEN, Counting, Fate
+from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate
+from aggregator.sinks.beside import BACKOFF, SinkBesideStore
 from aggregator.stores.redis_url import SeenOptions, read_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from aggregator.backoff import Backoff
     from aggregator.clock import Clock
     from aggregator.delivery import Item
     from aggregator.metrics import Metrics
     from aggregator.seen import Filter, SeenStore
     from aggregator.sinks.base import Sink, Verdict
 
-#: Pauses between tries to reach a store that is away.
-BACKOFF = Backoff(0.2, 5.0)
-#: How long the end waits for ids that are being entered.
-LAST_SECONDS = 5.0
 _IN_STORE = frozenset({Fate.WRITTEN, Fate.DUPLICATE})
 
 
-class SeenSink:
-    """Asks before each write, and tells after it. ``limits`` are those of the sink that it surrounds."""
+class SeenSink(SinkBesideStore):
+    """Asks before each write, and tells after it."""
 
     def __init__(
         self,
@@ -47,13 +42,10 @@ class SeenSink:
         backoff: Backoff = BACKOFF,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.limits = sink.limits
-        self._sink = sink
-        self._store = store
+        super().__init__(sink, store, "seen-ids", clock)
         self._counter: Any = None
-        self._keeper = Keeper("seen-ids", clock)
         #: what is known of ids
-        self.ids = SeenIds(
+        self.ids = self._kept = SeenIds(
             store,
             make_filter,
             interval=interval,
@@ -62,13 +54,6 @@ class SeenSink:
             count=self._count,
             wake=self._keeper.wake,
         )
-
-    def open(self) -> None:
-        """Open the sink; at first the store too, whose thread starts here."""
-        self._sink.open()
-        if not self._keeper.started:
-            self.ids.open()
-            self._keeper.start(self.ids.step, self.ids.flush)
 
     def write(self, items: Sequence[Item]) -> Sequence[Verdict] | None:
         """Write those that are new; the others are duplicates."""
@@ -87,22 +72,10 @@ class SeenSink:
         of_new = iter(verdicts)
         return [DUPLICATE if item.fingerprint and item.id in known else next(of_new) for item in items]
 
-    def close(self) -> None:
-        """Enter what was written, for some seconds at most, and let go of everything."""
-        self._keeper.close(LAST_SECONDS)
-        with suppress(Exception):
-            self._store.close()
-        self._sink.close()
-
-    def where(self) -> str:
-        """Say where the sink writes."""
-        return self._sink.where()
-
     def count_in(self, metrics: Metrics) -> None:
         """Take the process's metrics, for the sink too."""
         self._counter = metrics.seen_ids
-        if isinstance(self._sink, Counting):
-            self._sink.count_in(metrics)
+        super().count_in(metrics)
 
     def _note(self, items: Sequence[Item], verdicts: Sequence[Verdict] | None) -> None:
         if verdicts is None:

@@ -28,23 +28,21 @@ if TYPE_CHECKING:
 PROG: Final = "producers.replay"
 
 
-def _walk(given: Namespace, queue: DeadLetterQueue, take: Callable[[DeadLetter, Any], bool]) -> int:
-    """Give each selected letter to ``take`` until ``--limit`` are taken; return how many were seen."""
+def _walk(given: Namespace, queue: DeadLetterQueue, take: Callable[[DeadLetter, Any], bool]) -> None:
+    """Give each selected letter to ``take`` until ``--limit`` are taken."""
     selection = Selection.of(given)
-    taken = seen = 0
+    taken = 0
     with Progress(
         TextColumn("letters"), BarColumn(), MofNCompleteColumn(), console=console(sys.stderr), transient=True,
         disable=not sys.stderr.isatty(),
     ) as progress:  # fmt: skip
         bar = progress.add_task("letters", total=queue.letters)
         for letter, tag in queue.walk():
-            seen += 1
             progress.advance(bar)
             if selection.takes(letter) and take(letter, tag):
                 taken += 1
                 if taken == given.limit:
                     break
-    return seen
 
 
 def _list(given: Namespace, queue: DeadLetterQueue) -> None:

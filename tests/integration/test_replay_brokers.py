@@ -11,6 +11,7 @@ from aggregator.testing.message import MemoryDelivery
 from consumers.dead_letter_message import dead_letter
 from consumers.publisher import Outgoing, Publisher
 from producers.replay.cli import main
+from tests.service import taken
 
 pytestmark = pytest.mark.integration
 
@@ -39,16 +40,8 @@ def letters(request, rabbitmq, queue, monkeypatch):
     return dead
 
 
-def taken(server, queue):
-    with Connection(server.url) as connection, connection.channel() as channel:
-        found = []
-        while message := channel.basic_get(queue, no_ack=True):
-            found.append(message)
-        return found
-
-
 def numbers(server, queue):
-    return [int(message.body) for message in taken(server, queue)]
+    return [int(message.body) for message in taken(server.url, queue)]
 
 
 def test_some_are_sent_back_and_the_others_stay_in_their_order(rabbitmq, queue, letters, capsys):
