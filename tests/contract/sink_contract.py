@@ -10,6 +10,7 @@ now, as a list of ``(id, document)``, the document parsed.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from aggregator.errors import RequestRefusedError
+from aggregator.errors import RequestRefusedError, SinkUnavailableError
 from aggregator.sinks.base import Fate
 from aggregator.testing.memory import MemoryDelivery
 
@@ -80,6 +81,18 @@ def fates(sink: Sink, request: Sequence[Item]) -> list[Fate]:
     return [verdict.fate for verdict in verdicts]
 
 
+def opened(sink: Sink, patience: float = 30.0) -> None:
+    """Open as the service does, which tries again: a busy machine's server may be silent for a while."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return sink.open()
+        except SinkUnavailableError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+
+
 class SinkContract:
     """Inherit, and give the fixtures ``sink_factory`` and ``read_back``."""
 
@@ -91,7 +104,7 @@ class SinkContract:
     @pytest.fixture
     def sink(self, sink_factory: SinkFactory) -> Iterator[Sink]:
         sink = sink_factory()
-        sink.open()
+        opened(sink)
         yield sink
         sink.close()
 
