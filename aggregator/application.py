@@ -21,6 +21,7 @@ from aggregator.config import load
 from aggregator.errors import ConfigurationError, ConfigurationErrors
 from aggregator.keys import Key
 from aggregator.options import ProcessOptions, RouteOptions
+from aggregator.periodic import Periodic
 from aggregator.sinks.function import WriteFunction
 
 if TYPE_CHECKING:
@@ -33,13 +34,13 @@ if TYPE_CHECKING:
     from aggregator.config import Route, Settings
     from aggregator.consume import Service
     from aggregator.correlation import Source
-    from aggregator.keywords import OwnRouteKeywords, ProcessKeywords
+    from aggregator.keywords import OwnRouteKeywords, PeriodicKeywords, ProcessKeywords
     from aggregator.processes.child import Child
     from aggregator.sinks.base import Sink
 
 BatchFunction = TypeVar("BatchFunction", bound=WriteFunction)
 
-_FIELDS = {**ProcessOptions.model_fields, **RouteOptions.model_fields}
+_FIELDS = {**Periodic.model_fields, **ProcessOptions.model_fields, **RouteOptions.model_fields}
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -59,6 +60,7 @@ class Aggregator:
         self.process: Mapping[str, Any] = _written({**given, **options})
         self.tables: dict[str, Mapping[str, Any]] = {}
         self.entities: dict[str, Queue] = {}
+        self.periodic_tables: dict[str, Mapping[str, Any]] = {}
         self._lock = Lock()
         self._running = False
         self._stopped = False
@@ -124,6 +126,16 @@ class Aggregator:
             return function
 
         return decorate
+
+    def periodic(self, name: str, **options: Unpack[PeriodicKeywords]) -> None:
+        """Publish a message by the clock, as ``[periodic.NAME]`` of a file does: docs/time.md.
+
+        Raises ``ConfigurationError`` if the name is taken; all else is checked by :meth:`settings`.
+        """
+        if name in self.periodic_tables:
+            problem = "there is one of this name; give one of them another"
+            raise ConfigurationError(f"periodic.{name}", problem)
+        self.periodic_tables[name] = _written(dict(options))
 
     # ── what that means ──
 

@@ -35,6 +35,7 @@ from aggregator.expiry import Expiry
 from aggregator.intake import Intake
 from aggregator.pipeline import Limits, Pipeline
 from aggregator.pushing import Pushes
+from aggregator.quiet_hours import QuietHours, Rest
 from aggregator.schedule import crontab
 
 if TYPE_CHECKING:
@@ -122,6 +123,11 @@ def make_screens(route: Route, clock: Clock = SYSTEM_CLOCK) -> list[Screen]:
     if route.expires is None:
         return []
     return [Expiry(compile_expression(route.expires, "expires"), clock)]
+
+
+def make_rest(route: Route, pipeline: Pipeline) -> Rest | None:
+    """Return what pauses the route in its quiet hours; None where it has none."""
+    return Rest(pipeline, QuietHours(route.quiet, route.time_zone)) if route.quiet is not None else None
 
 
 def make_aggregation(route: Route, clock: Clock, make_one: Making) -> Aggregation | None:

@@ -141,8 +141,7 @@ def _way(route: Route) -> Iterator[tuple[str, str]]:
     yield "to", f"{_target(route)}, id from {shown(route.id) if route.id else 'the moment of receipt'}"
     if route.seen is not None:
         yield "written once", f"by the ids in {route.seen}"
-    if route.expires is not None:
-        yield "expires", f"at {shown(route.expires)}"
+    yield from _times(route)
     if route.results is not None:
         yield "told to", str(route.results)
     target = route.dead_letter_queue
@@ -153,6 +152,13 @@ def _way(route: Route) -> Iterator[tuple[str, str]]:
     if route.retry is not None:
         steps = ", ".join(repr(queue_name(route.queue, seconds)) for seconds in read_steps(route.retry))
         yield "retried by", f"{steps}, if {' or '.join(words(route.retry_reasons))}"
+
+
+def _times(route: Route) -> Iterator[tuple[str, str]]:
+    if route.quiet is not None:
+        yield "quiet", f"{route.quiet} ({route.time_zone}): nothing is taken, nothing written"
+    if route.expires is not None:
+        yield "expires", f"at {shown(route.expires)}"
 
 
 def _completion(route: Route) -> str:
@@ -224,6 +230,8 @@ def _process(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "metrics", "off" if port is None else f"http://{address}/metrics"
     if settings.control:
         yield "control", f"commands of namespace {settings.control_namespace!r}"
+    for name, periodic in settings.periodic.items():
+        yield "by the clock", f"{name}: {periodic.shown()}"
     yield "shutdown", f"within {duration(settings.grace)}"
     yield "ends", "when its queues are empty" if settings.until_empty else "when told to"
 

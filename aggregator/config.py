@@ -6,7 +6,7 @@ This is the only reader of them; everything else is handed a :class:`Settings` o
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -20,9 +20,10 @@ from aggregator.faults import problem_of
 from aggregator.layers import SINGLE_ROUTE, Layers, read
 from aggregator.masking import SecretUrl
 from aggregator.options import MAX_PREFETCH, Connection, Options, ProcessOptions, RouteOptions, RunOptions
+from aggregator.periodic import Periodic  # noqa: TC001 - settings look at the types of their fields
 from aggregator.topology import NOTHING, Plan, Topology
 from aggregator.topology_plan import plans
-from aggregator.topology_reading import read_topology
+from aggregator.topology_reading import read_periodic, read_topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -100,6 +101,8 @@ class Settings(ProcessOptions, RunOptions, Connection):
 
     routes: dict[str, Route]
     topology: Topology = Topology()
+    periodic: Mapping[str, Periodic] = {}
+    """What is published by the clock, by name."""
     notes: tuple[str, ...] = ()
     """What was noticed while reading and is no fault."""
 
@@ -156,11 +159,17 @@ def resolve(
     )
     topology, routes, found = _plan(layers, routes, names, given)
     faults += found
+    periodic = read_periodic(layers.tables, faults)
+    if periodic and given.broker is not None and not is_amqp(given.broker):
+        problem = "messages by the clock need RabbitMQ; set broker above the first table to an amqp:// URL"
+        faults.append(ConfigurationError("periodic", problem))
     faults = list({str(fault): fault for fault in faults}.values())
     if faults or process is None or run is None or shared is None:
         raise ConfigurationErrors(faults)
     values = {**dict(process), **dict(run), **dict(shared)}
-    return Settings.model_construct(**values, routes=routes, topology=topology, notes=tuple(layers.notes))
+    return Settings.model_construct(
+        **values, routes=routes, topology=topology, periodic=periodic, notes=tuple(layers.notes)
+    )
 
 
 def _plan(

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from aggregator import logs, sinks
-from aggregator.assembly import make_pipeline
+from aggregator.assembly import make_pipeline, make_rest
 from aggregator.check import check
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.commands import Commands, Controlled
@@ -23,9 +23,11 @@ from aggregator.serving import serve
 from aggregator.sinks.base import Counting
 from aggregator.sinks.results import with_results
 from aggregator.sinks.seen import with_seen_ids
+from aggregator.timekeeping import Timekeeper
 from consumers.brokers import broker_fault
 from consumers.control import ControlNode
 from consumers.mailbox import control_place
+from consumers.periodic import make_periodic
 from consumers.route import RunningRoute
 from consumers.sources import make_source
 from consumers.supervisor import Supervisor
@@ -33,12 +35,13 @@ from consumers.topology import unsupported
 from consumers.topology_compare import compare
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from aggregator.application import Aggregator
     from aggregator.pipeline import Pipeline
     from aggregator.ports import Refused
     from aggregator.processes.child import Child
+    from aggregator.timekeeping import Look
 
 #: Containers made and not freed before Python looks for circles. No message is in one; to look at all
 #: that are held, again and again, would be a fifth of what a message costs.
@@ -120,6 +123,7 @@ class Service:
             signals=child.signals if child else None,
         )
         self._control = self._make_control() if settings.control else None
+        self._periodic = make_periodic(settings, SYSTEM_CLOCK) if settings.periodic else None
 
     def run(self, *, report: bool = False) -> int:
         """Run until a signal, :meth:`stop`, or the queues are empty; return the exit code.
@@ -135,6 +139,10 @@ class Service:
                 self._child.attend(self, grace=settings.grace)
             if self._control is not None:
                 stack.enter_context(self._control)
+            if self._periodic is not None:
+                stack.enter_context(self._periodic)
+            if looks := list(self._looks()):
+                stack.enter_context(Timekeeper(looks, SYSTEM_CLOCK))
             code = self._supervisor.run()
         if report:
             places = [running.sink.where() for running in self._routes.values()]
@@ -151,7 +159,7 @@ class Service:
 
     def notes(self) -> list[str]:
         """Return what is wrong and keeps no route from its work."""
-        return self._control.notes() if self._control is not None else []
+        return [note for each in (self._control, self._periodic) if each is not None for note in each.notes()]
 
     def refresh(self) -> None:
         """Write down what is held, for the process that reads it."""
@@ -171,6 +179,11 @@ class Service:
         if route not in self._routes:
             raise LookupError(f"no route {route!r}; there are {', '.join(self._routes)}")
         return self._routes[route].pipeline.force(*keys)
+
+    def _looks(self) -> Iterator[Look]:
+        for name, route in self._settings.routes.items():
+            if (rest := make_rest(route, self._routes[name].pipeline)) is not None:
+                yield rest.look
 
     def _make_control(self) -> ControlNode:
         routes = {

@@ -6,7 +6,7 @@ a group is complete is said by ``complete``. ``None`` is the file's ``"none"``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +44,8 @@ class RouteKeywords(TypedDict, total=False):
     on_refused: Literal["dead-letter", "stop"]
     retry: str | Sequence[str] | None
     retry_reasons: str | Sequence[str]
+    quiet: str | Sequence[str] | None
+    time_zone: str
     expires: Key | Source | None
     closed_keys: int
     closed_for: Seconds | None
@@ -89,3 +91,21 @@ class ProcessKeywords(RouteKeywords, total=False):
     metrics_host: str
     log_format: Literal["auto", "console", "json", "logfmt"]
     log_level: Literal["debug", "info", "warning", "error"]
+
+
+class PeriodicKeywords(TypedDict, total=False):
+    """What can be said of a message that is published by the clock."""
+
+    crontab: str | None
+    interval: Seconds | None
+    time_zone: str
+    queue: str | None
+    exchange: str | None
+    routing_key: str
+    body: str | Mapping[str, Any] | Sequence[Any] | None
+    content_type: str | None
+    type: str | None
+    correlation_id: str | None
+    headers: Mapping[str, bool | float | str] | None
+    expiration: Seconds | None
+    catch_up: Seconds

@@ -37,7 +37,7 @@ PREFIX = "AGGREGATOR_"
 SINGLE_ROUTE = "default"
 """The route's name when no file names any."""
 
-TOPOLOGY = ("exchanges", "queues", "route-map")
+TABLES = ("exchanges", "queues", "route-map", "periodic")
 """Tables of a file beside its routes."""
 
 _ROUTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -70,6 +70,10 @@ class Application(Protocol):
         """The file's routes, by name."""
 
     @property
+    def periodic_tables(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the file has in ``[periodic.NAME]``."""
+
+    @property
     def entities(self) -> Mapping[str, Any]:
         """Queues that are to be declared, by route."""
 
@@ -97,7 +101,7 @@ class Layer:
 class Layers:
     """All that the user gave. ``routes``: the file's tables by name, empty if there are none.
 
-    ``tables``: its exchanges, queues and route map, as they are written.
+    ``tables``: its exchanges, queues, route map and periodic messages, as they are written.
     """
 
     flags: Layer
@@ -161,8 +165,9 @@ def read(argv: Sequence[str], application: Application | None = None) -> Layers:
         data = _read_file(source.values["config"], source.written("config"), faults)
     if application is not None:
         data = {**application.process, "routes": application.tables}
+        data |= {"periodic": application.periodic_tables} if application.periodic_tables else {}
     tables = data.pop("routes", {})
-    others = {_spelt(name): data.pop(name) for name in [*data] if _spelt(name) in TOPOLOGY}
+    others = {_spelt(name): data.pop(name) for name in [*data] if _spelt(name) in TABLES}
     faults += _unknown_keys(
         data, {*ProcessOptions.model_fields, *RouteOptions.model_fields, "check", "until_empty"}, ""
     )
@@ -244,7 +249,7 @@ def _unknown_keys(data: Mapping[str, Any], known: set[str], where: str) -> Itera
         elif where and key in ProcessOptions.model_fields:
             yield ConfigurationError(where + key, "holds for all routes; move it above the first table")
         else:
-            hint = nearest(key.replace("-", "_"), known | (set() if where else {"routes", *TOPOLOGY}))
+            hint = nearest(key.replace("-", "_"), known | (set() if where else {"routes", *TABLES}))
             yield ConfigurationError(where + key, f"no such setting{hint}")
 
 

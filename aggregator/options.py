@@ -18,6 +18,7 @@ from aggregator.correlation import compile_expression, compile_key, compile_matc
 from aggregator.defaults import DEFAULT_BROKER, DEFAULT_QUEUE, DEFAULT_SINK
 from aggregator.errors import ConfigurationError
 from aggregator.masking import SecretUrl
+from aggregator.quiet_hours import QuietHours
 from aggregator.retrying import read_steps, words
 from aggregator.schedule import crontab
 from aggregator.sinks import make_sink
@@ -120,6 +121,14 @@ def _crontab(text: str) -> str:
     return text
 
 
+def _quiet(text: str) -> str:
+    try:
+        QuietHours(text)
+    except ConfigurationError as exc:
+        raise ValueError(exc.problem) from None
+    return text
+
+
 def _zone(text: str) -> str:
     try:
         crontab("* * * * *", text)
@@ -195,6 +204,7 @@ Name = Annotated[str, AfterValidator(_name)]
 Namespace = Annotated[str, AfterValidator(_namespace)]
 Crontab = Annotated[str, AfterValidator(_crontab)]
 Zone = Annotated[str, AfterValidator(_zone)]
+Quiet = Annotated[str, AfterValidator(_quiet), BeforeValidator(_joined)]
 Triggers = Annotated[str, AfterValidator(_triggers)]
 Steps = Annotated[str, AfterValidator(_steps), BeforeValidator(_joined)]
 Reasons = Annotated[str, AfterValidator(_reasons), BeforeValidator(_joined)]
@@ -334,6 +344,13 @@ class Intake(Options):
         "reasons of refusals that may pass, or statuses of the sink: retries-exhausted,429; * = all",
         "WORDS",
     )
+    quiet: Annotated[Quiet | None, Unset] = option(
+        None,
+        "when nothing is taken and nothing written, by the calendar of time_zone: 22:00-07:00, or several"
+        " such as sat,sun 00:00-24:00, 22:00-07:00 (docs/time.md)",
+        "HOURS",
+        unset="off",
+    )
     expires: Annotated[Moment | None, Unset] = option(
         None,
         "where a message says from when on it is not to be written any more, as ISO 8601 or unix seconds:"
@@ -365,7 +382,7 @@ class Grouping(Options):
     crontab: Annotated[Crontab | None, Unset] = option(
         None, "all groups go at these moments: '*/15 6-22 * * mon-fri'", "CRONTAB", unset="off"
     )
-    time_zone: Zone = option("UTC", "whose calendar crontab follows", "ZONE")
+    time_zone: Zone = option("UTC", "whose calendar crontab and quiet follow", "ZONE")
     deadline_share: Annotated[Share | None, Unset] = option(
         0.5,
         "a group goes at the latest after this share of ack_deadline",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from aggregator.commandline import default_text, metavar
 from aggregator.options import GROUPS, RunOptions
-from aggregator.topology import TABLES
+from aggregator.periodic import Periodic
+from aggregator.topology import TABLES, Entity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,9 +53,10 @@ reaches `ack_deadline` is refused, and so is an `age` of more than half of it.
 
 
 TOPOLOGY = """\
-# Exchanges, queues, bindings, route map
+# Exchanges, queues, bindings, route map, periodic messages
 
-Tables of the file alone; [topology.md](topology.md) tells what they do. `[route-map]` has a pattern and the
+Tables of the file alone; [topology.md](topology.md) tells what they do,
+[time.md](time.md#messages-by-the-clock) what `[periodic.NAME]` does. `[route-map]` has a pattern and the
 name of a route in each line: `"video.#" = "media"`.
 """
 
@@ -78,7 +80,8 @@ def _tables() -> Iterator[str]:
 
 
 def _topology() -> Iterator[str]:
-    for model in TABLES:
+    models: tuple[type[Entity], ...] = (*TABLES, Periodic)
+    for model in models:
         yield f"## {model.__doc__}\n"
         yield "| Key | Value | Default | Meaning |\n|---|---|---|---|"
         for name, info in model.model_fields.items():

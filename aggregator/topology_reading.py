@@ -1,4 +1,4 @@
-"""The tables ``[exchanges.…]``, ``[queues.…]`` and ``[route-map]`` of a file, validated one by one."""
+"""The tables of a file beside its routes: exchanges, queues, route map, periodic; validated one by one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from aggregator.errors import ConfigurationError
 from aggregator.faults import problem_of
 from aggregator.layers import nearest
+from aggregator.periodic import Periodic
 from aggregator.route_map import RouteMap, route_map
 from aggregator.topic import pattern_problem
 from aggregator.topology import Binding, Entity, Exchange, Queue, Topology, name_problem
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
-Described = TypeVar("Described", Exchange, Queue)
+Described = TypeVar("Described", Exchange, Queue, Periodic)
 
 
 def read_topology(
@@ -42,6 +43,11 @@ def read_topology(
         _route_map(tables.get("route-map", {}), queues, routes, exchange, faults),
         frozenset(described) - set(exchanges) if isinstance(described, dict) else frozenset(),
     )
+
+
+def read_periodic(tables: Mapping[str, Any], faults: list[ConfigurationError]) -> dict[str, Periodic]:
+    """Return what is published by the clock, by name; what is wrong is added to ``faults``."""
+    return dict(_entities("periodic", Periodic, tables.get("periodic", {}), faults))
 
 
 def _entities(
@@ -69,6 +75,8 @@ def _entities(
 
 def _said(model: type[Entity], error: ErrorDetails) -> tuple[str, str]:
     """Return where within the table a value is wrong (``.bindings[0].exchange``), and how."""
+    if not error["loc"]:  # settings that contradict one another
+        return "", error["msg"].removeprefix("Value error, ")
     label = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _path(error))
     fields, info = _field(model, error)
     kind, last = error["type"], str(_path(error)[-1])

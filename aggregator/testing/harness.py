@@ -160,7 +160,7 @@ class Harness(Running):
             self.clock.advance(seconds)
             return
         until = self.clock.monotonic() + seconds
-        self._pass_until(until)
+        self._pass_until(until, idle=True)
         self.clock.advance_to(until)
         self._work()
 

@@ -9,7 +9,7 @@ from math import inf
 from random import Random
 from typing import TYPE_CHECKING
 
-from aggregator.assembly import make_pipeline
+from aggregator.assembly import make_pipeline, make_rest
 from aggregator.backoff import Backoff
 from aggregator.testing.broker import QueueLink
 
@@ -111,6 +111,9 @@ class Process:
             clock=clock,
             backoff=Backoff(route.retry_first, route.retry_max, Random(0)),  # noqa: S311 - jitter
         )
+        self._rest = make_rest(route, self.pipeline)
+        #: when the calendar is to be looked at, in monotonic seconds; ``inf``: there is none
+        self.calendar = inf if self._rest is None else clock.monotonic()
         dead_letters.report = self._report
         self.workers = [MemoryWorker(n, route.prefetch, broker, self.pipeline) for n in range(links)]
         self.pipeline.expect(links * route.prefetch)
@@ -124,6 +127,9 @@ class Process:
 
     def work(self) -> None:
         """Do all that there is to do at this moment. Raises ``AssertionError`` where that never ends."""
+        if self._rest is not None and self.calendar <= self._clock.monotonic():
+            ahead = self._rest.look(wall := self._clock.time()) - wall
+            self.calendar = self._clock.monotonic() + ahead
         rounds, acked = 0, len(self._broker.acked)
         while not self.ended and self._round():
             rounds = rounds + 1 if acked == len(self._broker.acked) else 0

@@ -154,10 +154,20 @@ class Running:
         finally:
             self._working = False
 
-    def _pass_until(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
-        """Let time pass from one due moment to the next, until then or until it is done."""
+    def _pass_until(
+        self, until: float, done: Callable[[], bool] = lambda: False, *, idle: bool = False
+    ) -> None:
+        """Let time pass from one due moment to the next, until then or until it is done.
+
+        ``idle``: what the calendar says alone is waited for too.
+        """
         self._work()
-        while not done() and (due := self._process.due) <= until and due < inf:
+        while not done():
+            due = self._process.due
+            if idle or due < inf:
+                due = min(due, self._process.calendar)
+            if not due <= until or due == inf:
+                return
             if due <= self.clock.monotonic():
                 raise AssertionError("something is due, and nothing is done")
             self.clock.advance_to(due)

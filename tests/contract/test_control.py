@@ -12,7 +12,7 @@ from kombu.compression import compress
 from structlog.testing import capture_logs
 
 from aggregator.backoff import Backoff
-from consumers import control
+from consumers import attendant, control
 from consumers.commanding import destination_of, send
 from consumers.connecting import Broker
 from consumers.control import ControlNode
@@ -81,7 +81,7 @@ class Contract:
 
     @pytest.fixture
     def stage(self, url, monkeypatch):
-        monkeypatch.setattr(control, "TICK_SECONDS", 0.05)
+        monkeypatch.setattr(attendant, "TICK_SECONDS", 0.05)
         monkeypatch.setattr(control, "HELLO_SECONDS", self.patience / 3)
         with ExitStack() as stack, capture_logs() as logs:
             made = Stage(url, stack)

@@ -12,8 +12,9 @@ import pytest
 
 import aggregator
 from aggregator.commandline import metavar
-from aggregator.keywords import OwnRouteKeywords, ProcessKeywords, RouteKeywords
+from aggregator.keywords import OwnRouteKeywords, PeriodicKeywords, ProcessKeywords, RouteKeywords
 from aggregator.options import Grouping, ProcessOptions, RouteOptions
+from aggregator.periodic import Periodic
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -48,6 +49,7 @@ Aggregator.batch(self, queue: Queue | str, *, name: str | None = None, \
 correlate: Key | Source | None = None, \
 complete: Completion | None = None, **options: Unpack[OwnRouteKeywords]) \
 -> Callable[[BatchFunction], BatchFunction]
+Aggregator.periodic(self, name: str, **options: Unpack[PeriodicKeywords]) -> None
 Aggregator.settings(self) -> Settings
 Aggregator.routes(self) -> Mapping[str, Route]
 Aggregator.run(self, *, until_empty: bool = False) -> int
@@ -63,7 +65,7 @@ CLASSES = {
 #: Said by the values of ``complete``, or by arguments of their own.
 ARGUMENTS = {"queue", "correlate", "sink"}
 CONDITIONS = {
-    "size", "bytes", "age", "idle", "interval", "crontab", "time_zone", "deadline_share", "predicate",
+    "size", "bytes", "age", "idle", "interval", "crontab", "deadline_share", "predicate",
     "predicate_early", "sequence", "close_on", "sentinel", "sentinel_count", "sentinel_grace",
 }  # fmt: skip
 
@@ -134,6 +136,7 @@ def test_every_option_has_its_keyword_or_its_value():
     assert set(OwnRouteKeywords.__annotations__) == set(RouteKeywords.__annotations__) | {"broker"}
     assert set(ProcessKeywords.__annotations__) == set(RouteKeywords.__annotations__) | process
     assert set(Grouping.model_fields) >= CONDITIONS
+    assert set(PeriodicKeywords.__annotations__) == set(Periodic.model_fields) - {"name"}
 
 
 @pytest.mark.parametrize("name", sorted(ProcessKeywords.__annotations__))
@@ -158,6 +161,7 @@ def said(name: str, field: FieldInfo) -> str:
     special = {
         "id": "Key | Source",
         "expires": "Key | Source",
+        "quiet": "str | Sequence[str]",
         "retry": "str | Sequence[str]",
         "retry_reasons": "str | Sequence[str]",
         "aggregate": "str | AggregateFunction",
