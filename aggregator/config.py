@@ -19,7 +19,8 @@ from aggregator.errors import ConfigurationError, ConfigurationErrors
 from aggregator.faults import problem_of
 from aggregator.layers import SINGLE_ROUTE, Layers, read
 from aggregator.masking import SecretUrl
-from aggregator.options import MAX_PREFETCH, Connection, Options, ProcessOptions, RouteOptions, RunOptions
+from aggregator.option_types import MAX_PREFETCH
+from aggregator.options import Connection, Options, ProcessOptions, RouteOptions, RunOptions
 from aggregator.periodic import Periodic  # noqa: TC001 - settings look at the types of their fields
 from aggregator.topology import NOTHING, Plan, Topology
 from aggregator.topology_plan import plans

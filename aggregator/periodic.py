@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import orjson
 from pydantic import BeforeValidator, Field, model_validator
 
-from aggregator.options import Crontab, Name, Text, Unset, Zone, option
+from aggregator.option_types import Crontab, Name, Text, Unset, Zone, option
 from aggregator.schedule import crontab
 from aggregator.topology import Arguments, Entity, ExchangeName
 from aggregator.units import Duration  # noqa: TC001 - settings look at the types of their fields

@@ -13,7 +13,7 @@ from aggregator.aggregation import compile_aggregation
 from aggregator.correlation import shown
 from aggregator.errors import ConfigurationError
 from aggregator.masking import masked
-from aggregator.options import MAX_NAME_BYTES, MAX_PREFETCH
+from aggregator.option_types import MAX_NAME_BYTES, MAX_PREFETCH
 from aggregator.partitioning import HELP, hash_arguments
 from aggregator.redis_rules import broken_options, results, seen, visible
 from aggregator.redis_transport import is_redis

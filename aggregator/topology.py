@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from aggregator.options import MAX_NAME_BYTES, Count, Unset, option
+from aggregator.option_types import MAX_NAME_BYTES, Count, Unset, option
 from aggregator.route_map import RouteMap  # noqa: TC001 - as above
 from aggregator.units import Duration, Size
 

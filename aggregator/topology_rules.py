@@ -8,7 +8,7 @@ from aggregator import entities
 from aggregator.entities import Declaration
 from aggregator.errors import ConfigurationError
 from aggregator.layers import nearest
-from aggregator.options import MAX_NAME_BYTES
+from aggregator.option_types import MAX_NAME_BYTES
 from aggregator.route_map import covered, overlaps
 from aggregator.topic import pattern_problem
 from aggregator.topology import BUILT_IN, EXCHANGE_TYPES, Exchange, Queue, Topology, settings_of

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from aggregator.backoff import Backoff
 from aggregator.keeper import Keeper
-from aggregator.sinks.base import Counting
+from aggregator.sinks.base import Counting, Knowing
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from aggregator.clock import Clock
     from aggregator.metrics import Metrics
     from aggregator.sinks.base import Sink
@@ -68,6 +70,10 @@ class SinkBesideStore:
         with suppress(Exception):
             self._store.close()
         self._sink.close()
+
+    def known(self, ids: Sequence[str]) -> Collection[str]:
+        """Ask the sink; one that cannot be asked knows none."""
+        return self._sink.known(ids) if isinstance(self._sink, Knowing) else ()
 
     def where(self) -> str:
         """Say where the sink writes."""

@@ -14,6 +14,7 @@ from aggregator.errors import SinkUnavailableError, StoreUnavailableError, Unrec
 from aggregator.ports import Refused
 from aggregator.results import Results, Word
 from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate, Verdict
+from aggregator.sinks.function import FunctionSink
 from aggregator.sinks.results import ResultSink
 from aggregator.testing.clock import VirtualClock
 from aggregator.testing.memory import MemoryDelivery
@@ -143,6 +144,13 @@ def test_around_a_sink_the_verdicts_are_its_own(store):
     sink.close()
     states = {word.job: word.state for words in store.posts for word in words}
     assert states == {"a": "duplicate", "b": "taken", "c": "taken", "d": "taken", "e": "taken"}
+
+
+def test_around_a_sink_it_knows_what_that_knows(store):
+    knowing = MemorySink()
+    knowing.write([message("a")])
+    assert set(ResultSink(knowing, store).known(["a", "b"])) == {"a"}
+    assert not ResultSink(FunctionSink(lambda _request: None), store).known(["a"])
 
 
 def test_an_unfit_store_is_refused_at_the_start(store):
