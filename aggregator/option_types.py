@@ -61,7 +61,7 @@ def _number(value: Any) -> Any:
 
 
 def lower(value: Any) -> Any:
-    """Take a word in capitals for the same."""
+    """Return a word in small letters: capitals mean the same."""
     return value.lower() if isinstance(value, str) else value
 
 
