@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         sequence,
         size,
     )
-    from aggregator.config import Route, Settings
     from aggregator.delivery import Delivery
     from aggregator.errors import ConfigurationError, ConfigurationErrors, MessageRefusedError
     from aggregator.keys import (
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
         property_,
         routing_key,
     )
+    from aggregator.settings import Route, Settings
     from aggregator.sinks.base import Sink
     from aggregator.sinks.function import BulkRequest
 

@@ -1,6 +1,6 @@
 """The application object: what a configuration file says, said in Python.
 
-Both end in the same frozen :class:`~aggregator.config.Settings`, checked by the same rules, with the
+Both end in the same frozen :class:`~aggregator.settings.Settings`, checked by the same rules, with the
 same names in the errors. The application stands where the file would: flags beat the environment, it
 beats the application, that beats the defaults.
 """
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from kombu.entity import Queue
 
     from aggregator.conditions import Completion
-    from aggregator.config import Route, Settings
     from aggregator.consume import Service
     from aggregator.correlation import Source
     from aggregator.keywords import OwnRouteKeywords, PeriodicKeywords, ProcessKeywords
     from aggregator.processes.child import Child
+    from aggregator.settings import Route, Settings
     from aggregator.sinks.base import Sink
 
 BatchFunction = TypeVar("BatchFunction", bound=WriteFunction)

@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 
     from aggregator.clock import Clock
     from aggregator.completion import AnyOf
-    from aggregator.config import Route
     from aggregator.correlation import Expression
     from aggregator.documents import Making
     from aggregator.made import Aggregation
     from aggregator.metrics import RouteMetrics
     from aggregator.ports import DeadLetterPort
     from aggregator.screening import Screen
+    from aggregator.settings import Route
     from aggregator.sinks.base import Sink
 
 

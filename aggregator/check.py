@@ -29,8 +29,8 @@ from aggregator.topology_rules import notes as notes_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from aggregator.config import Route, Settings
     from aggregator.correlation import Source
+    from aggregator.settings import Route, Settings
 
 
 @dataclass(frozen=True, slots=True)

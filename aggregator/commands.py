@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from aggregator.clock import Clock
-    from aggregator.config import Route
     from aggregator.pipeline import Pipeline
+    from aggregator.settings import Route
 
     Row = dict[str, Any]
     Answer = dict[str, Any]

@@ -13,7 +13,7 @@ from aggregator.assembly import make_pipeline, make_rest
 from aggregator.check import check
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.commands import Commands, Controlled
-from aggregator.config import Route, Settings, load
+from aggregator.config import load
 from aggregator.ending import FAILED, MISCONFIGURED
 from aggregator.errors import AggregatorError, ConfigurationError, ConfigurationErrors
 from aggregator.layers import load_application
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from aggregator.pipeline import Pipeline
     from aggregator.ports import Refused
     from aggregator.processes.child import Child
+    from aggregator.settings import Route, Settings
     from aggregator.timekeeping import Look
 
 #: Containers made and not freed before Python looks for circles. No message is in one; to look at all

@@ -5,3 +5,5 @@ from __future__ import annotations
 DEFAULT_BROKER = "sqlite-queue:///data/queue.db"
 DEFAULT_QUEUE = "task_queue"
 DEFAULT_SINK = "sqlite:///data/documents.db"
+SINGLE_ROUTE = "default"
+"""The route's name when no file names any."""

@@ -30,13 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from aggregator.config import Settings
     from aggregator.processes.child import Child
+    from aggregator.settings import Settings
 
 PREFIX = "AGGREGATOR_"
-SINGLE_ROUTE = "default"
-"""The route's name when no file names any."""
-
 TABLES = ("exchanges", "queues", "route-map", "periodic")
 """Tables of a file beside its routes."""
 

@@ -15,7 +15,7 @@ from aggregator.units import format_duration
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aggregator.config import Route
+    from aggregator.settings import Route
 
 
 def broken_options(url: str) -> str | None:

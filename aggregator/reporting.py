@@ -12,7 +12,7 @@ from aggregator.correlation import shown
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from aggregator.config import Route, Settings
+    from aggregator.settings import Route, Settings
 
 log = structlog.get_logger()
 

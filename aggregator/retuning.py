@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from aggregator.clock import Clock
     from aggregator.completion import AnyOf
-    from aggregator.config import Route
+    from aggregator.settings import Route
 
 #: What says when a group is complete, and bounds nothing that was derived from it at the start.
 CHANGEABLE = ("size", "bytes", "age", "idle")

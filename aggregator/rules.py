@@ -25,7 +25,7 @@ from aggregator.units import format_duration
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from aggregator.config import Route
+    from aggregator.settings import Route
 
 WAIT_SHARE = 0.5
 """A group may wait for this share of the ack deadline; the rest is for writing."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from aggregator.config import Settings
+    from aggregator.settings import Settings
 
     #: what is wrong, a line each; nothing if all is well
     Check = Callable[[], list[str]]

@@ -10,7 +10,7 @@ from aggregator.units import format_duration
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aggregator.config import Settings
+    from aggregator.settings import Settings
     from aggregator.topology import Plan
 
 _MODES = {"declare": "", "check": "has to be there", "leave": "left alone"}

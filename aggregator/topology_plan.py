@@ -15,8 +15,8 @@ from aggregator.topology import Binding, Exchange, Plan, Queue, Topology
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from aggregator.config import Route
     from aggregator.route_map import RouteMap
+    from aggregator.settings import Route
 
 
 class Node(NamedTuple):

@@ -17,7 +17,7 @@ from aggregator.units import format_duration
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from aggregator.config import Route
+    from aggregator.settings import Route
     from aggregator.topology import Binding, Plan
 
 Fault = tuple[str, str]

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from kombu.connection import Connection
 
     from aggregator.clock import Clock
-    from aggregator.config import Route
     from aggregator.metrics import RouteMetrics
     from aggregator.pipeline import Pipeline
     from aggregator.ports import Refused
+    from aggregator.settings import Route
 
 
 def broker_of(route: Route, *, heartbeat: float) -> Broker:

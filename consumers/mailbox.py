@@ -16,7 +16,7 @@ from consumers.connecting import Broker
 from consumers.delivery import undecoded
 
 if TYPE_CHECKING:
-    from aggregator.config import Settings
+    from aggregator.settings import Settings
 
 #: Bytes of a command at most.
 LONGEST = 1024 * 1024

@@ -17,7 +17,7 @@ from kombu.entity import Exchange, Queue
 from aggregator.partitioning import EXCHANGE_TYPE, hash_arguments, partition_name
 
 if TYPE_CHECKING:
-    from aggregator.config import Route
+    from aggregator.settings import Route
 
 #: Priorities are drawn from below this, as wide as the broker takes them.
 _PRIORITIES: Final = 2**31

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from kombu.entity import Queue
 from kombu.messaging import Consumer
 
-from aggregator.config import with_vhost
 from aggregator.errors import UnrecoverableError
 from aggregator.periodic import Timetable
+from aggregator.settings import with_vhost
 from consumers.attendant import Attendant
 from consumers.connecting import Broker
 from consumers.publisher import Outgoing, Publisher
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from kombu.connection import Connection
 
     from aggregator.clock import Clock
-    from aggregator.config import Settings
     from aggregator.periodic import Periodic
+    from aggregator.settings import Settings
 
 LAST_HEADER: Final = "x-aggregator-last"
 #: A token of a moment so far ahead is a clock's that was wrong.

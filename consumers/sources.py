@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aggregator.config import Route
     from aggregator.ports import Refused
+    from aggregator.settings import Route
     from consumers.source import Source
 
 

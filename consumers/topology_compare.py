@@ -15,7 +15,7 @@ from consumers.topology import differences, kombu_exchange, kombu_queue, where
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aggregator.config import Route, Settings
+    from aggregator.settings import Route, Settings
     from aggregator.topology import Exchange
 
 

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aggregator.clock import Clock
-    from aggregator.config import Route
     from aggregator.metrics import RouteMetrics
     from aggregator.pipeline import Pipeline
     from aggregator.ports import Refused
+    from aggregator.settings import Route
     from consumers.tarantool import Address
 
 #: Seconds that a server has for an answer to whoever looks at its tubes.

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kombu.connection import Connection
 
-from aggregator.config import is_amqp
 from aggregator.errors import ConfigurationError, PublisherUnavailableError, UnrecoverableError
+from aggregator.settings import is_amqp
 from aggregator.units import format_duration
 from consumers.publisher import Outgoing, Publisher
 from consumers.refusals import advice

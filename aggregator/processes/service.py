@@ -19,7 +19,7 @@ from aggregator.serving import serve
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aggregator.config import Settings
+    from aggregator.settings import Settings
 
 
 def run(settings: Settings, argv: Sequence[str] | None = None) -> int:

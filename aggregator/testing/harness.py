@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from aggregator.config import Route
+    from aggregator.settings import Route
     from aggregator.sinks.base import Sink
     from aggregator.sinks.function import WriteFunction
     from aggregator.testing.message import Message

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aggregator.clock import Clock
-    from aggregator.config import Route
     from aggregator.metrics import RouteMetrics
     from aggregator.pipeline import Pipeline
     from aggregator.ports import Refused
+    from aggregator.settings import Route
     from aggregator.sinks.base import Sink
     from aggregator.testing.broker import MemoryBroker
     from aggregator.testing.dead_letters import MemoryDeadLetters

@@ -19,8 +19,8 @@ from aggregator.testing.sink import MemorySink
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from aggregator.config import Route
     from aggregator.ports import Refused
+    from aggregator.settings import Route
     from aggregator.sinks.base import Sink
     from aggregator.testing.message import Message
     from aggregator.testing.record import CompletedBatch

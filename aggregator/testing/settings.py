@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aggregator.config import Route, resolve
+from aggregator.config import resolve
 from aggregator.errors import ConfigurationError
 from aggregator.layers import PREFIX, Layer, Layers, nearest, read
 from aggregator.options import RouteOptions
+from aggregator.settings import Route
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from aggregator.config import Settings
+    from aggregator.settings import Settings
 
 
 class Application(Protocol):

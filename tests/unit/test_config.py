@@ -6,6 +6,7 @@ import os
 import re
 from itertools import compress, product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -13,11 +14,14 @@ from hypothesis import strategies as st
 
 from aggregator import rules
 from aggregator.commandline import parse_flags
-from aggregator.config import Route, load
+from aggregator.config import load
 from aggregator.errors import ConfigurationErrors
 from aggregator.layers import Everything
 from aggregator.options import RouteOptions
 from aggregator.reference import markdown
+
+if TYPE_CHECKING:
+    from aggregator.settings import Route
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,11 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Each line may import what stands above it, and nothing beside or below it.
 DIRECTION = """
-    ending signals topic
+    ending signals topic defaults keywords logs masking metrics partitioning private timekeeping units
     errors clock backoff breaker concurrency ledger standing ports sinks.base closed history
     push json_pointer
-    importing schedule redis_transport retrying
-    completion
+    importing schedule redis_transport retrying faults serving
+    completion quiet_hours
     delivery correlation content gate request
     isolation seen results keeper screening revocation expiry
     documents buffer outbox
@@ -27,9 +27,11 @@ DIRECTION = """
     making flush entrance
     pipeline
     own keys conditions entities route_map
+    option_types
     options
     commandline topology
-    redis_rules
+    redis_rules periodic
+    settings reference
     layers rules topology_plan
     topology_reading topology_rules
     config
@@ -88,6 +90,11 @@ def _imports(path, *, lazy):
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         todo += ast.iter_child_nodes(node)
+
+
+def test_every_module_has_its_place():
+    modules = {name_of(path) for path in CORE if path.parent.name == "aggregator"} - {"aggregator"}
+    assert modules <= set(RANK), modules - set(RANK)
 
 
 @pytest.mark.parametrize("path", [p for p in CORE if name_of(p) in RANK], ids=name_of)
