@@ -187,6 +187,7 @@ class TestMemory(Contract):
         return "memory://"
 
 
+@pytest.mark.integration
 class TestQueueFile(Contract):
     """The embedded queue."""
 

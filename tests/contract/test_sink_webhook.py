@@ -119,10 +119,12 @@ class TestWebhook(SinkContract):
         return lambda: list(server.taken)
 
 
+@pytest.mark.integration
 class TestWebhookLines(TestWebhook):
     options = "?format=ndjson&gzip=true"
 
 
+@pytest.mark.integration
 class TestWebhookThatSaysNothing(TestWebhook):
     knows_ids = False
 

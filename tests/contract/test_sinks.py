@@ -37,6 +37,7 @@ class TestSqlite(SinkContract):
         return lambda: rows(tmp_path / "new" / "documents.db")
 
 
+@pytest.mark.integration
 class TestSqliteWithoutSearch(TestSqlite):
     options = "?search=false"
 
