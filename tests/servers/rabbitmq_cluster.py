@@ -182,8 +182,12 @@ class Cluster:
             node.set_env("cluster_partition_handling", mode)
 
     def part(self, node: RabbitMQ) -> None:
-        """Cut a node off from the others; its clients reach it."""
-        self._apart.append(node)
+        """Cut a node off from the others; its clients reach it.
+
+        Silently first: while one way is shut and another one still carries words, both nodes hear that
+        somebody sees whom they have lost. That is a partial partition, and then more than one pauses.
+        """
+        self.silence(node)
         for leg in self._around(node):
             leg.shut()
 
