@@ -99,6 +99,22 @@ fuzz: $(VENV)/.tested ## Feed wire, messages and answers with mutated bytes, SEC
 	@$(call PACKAGES,--group fuzz)
 	$(PY) -m tests.fuzz $(SECONDS)
 
+# Material says what comes after MkDocs 1 at each build; the group `docs` stays below 2.
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs
+
+.PHONY: docs
+docs: $(VENV)/.documented ## Build the documentation into site/, strictly: a broken link or a page left out fails.
+	@$(MKDOCS) build --quiet
+	@echo "site/index.html"
+
+.PHONY: docs-serve
+docs-serve: $(VENV)/.documented ## Show the documentation at http://127.0.0.1:8000 while it is written.
+	$(MKDOCS) serve
+
+.PHONY: pictures
+pictures: $(VENV)/.made ## Draw docs/pictures anew, after a timeline of docs/completion.md or a drawing was changed.
+	$(PY) -m docs.pictures
+
 .PHONY: servers
 servers: ## Install the servers that the tests use: says what, and leaves alone what is there.
 	@tests/servers/install.sh
@@ -106,12 +122,12 @@ servers: ## Install the servers that the tests use: says what, and leaves alone 
 .PHONY: lock
 lock: $(VENV)/.made ## Renew constraints.txt: the newest versions that fit pyproject.toml, for every supported Python.
 	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links --all-extras --group test --group lint --group bootstrap --group bench pyproject.toml \
+		--no-emit-index-url --no-emit-find-links --all-extras --group test --group lint --group bootstrap --group bench --group docs pyproject.toml \
 		--output-file constraints.txt
 
 .PHONY: clean
 clean: ## Remove .venv and everything else that was made here.
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist tests/servers/{elasticsearch,opensearch}/target \
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist tests/servers/{elasticsearch,opensearch}/target \
 		tests/faults/build benchmarks/build benchmarks/peers/*/target
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -132,6 +148,10 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.tested: $(VENV)/.installed
 	@$(call PACKAGES,--group test)
+	@touch $@
+
+$(VENV)/.documented: $(VENV)/.installed
+	@$(call PACKAGES,--group docs)
 	@touch $@
 
 $(VENV)/.benched: $(VENV)/.tested
