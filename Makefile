@@ -57,7 +57,7 @@ lint: $(VENV)/.linted ## Check style, format and types.
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	$(VENV)/bin/mypy -p tests.servers
+	$(VENV)/bin/mypy -p tests.servers -p docs.pictures
 	$(VENV)/bin/mypy tests/typing
 	$(VENV)/bin/basedpyright
 

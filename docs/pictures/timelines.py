@@ -60,7 +60,8 @@ class Timeline:
 
 def written() -> str:
     """Return the timelines as the page has them."""
-    return PAGE.read_text().partition("## A timeline for each")[2].partition("```\n")[2].partition("\n```")[0]
+    section = PAGE.read_text().partition("## A timeline for each")[2]
+    return re.split(r"```(?:text)?\n", section)[1].rstrip("\n")
 
 
 def read(text: str) -> Iterator[Timeline]:

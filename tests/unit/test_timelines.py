@@ -6,10 +6,8 @@ import os
 import re
 import shlex
 import sys
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
@@ -18,38 +16,11 @@ import pytest
 from aggregator.completion import Trigger
 from aggregator.config import load
 from aggregator.testing import Harness
+from docs.pictures.timelines import MESSAGE, PAGE, read, seconds, written
 
-TEXT = (Path(__file__).parents[2] / "docs" / "completion.md").read_text()
-DRAWN = TEXT.partition("## A timeline for each")[2].partition("```\n")[2].partition("\n```")[0]
-MESSAGE = re.compile(r"(?:(?P<key>\w+):)?(?P<name>\w+?)(?:=(?P<number>\d+))?")
+TEXT = PAGE.read_text()
+DRAWN = written()
 MOMENT = 0.001
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """``columns``: the moment, what comes at it, and what goes."""
-
-    trigger: str
-    flags: str
-    columns: tuple[tuple[str, str, str], ...]
-
-    def __str__(self) -> str:
-        return f"{self.trigger} {self.flags}"
-
-    @property
-    def by_the_wall(self) -> bool:
-        return ":" in self.columns[0][0]
-
-
-def read(text):
-    for block in text.split("\n\n"):
-        title, *rows = block.splitlines()
-        trigger, flags = title.split(maxsplit=1)
-        cells = [[cell.strip() for cell in row.split("│")] for row in rows]
-        assert [row[0] for row in cells] == ["time", "comes", "goes"], block
-        yield Timeline(trigger, flags, tuple(zip(*(row[1:] for row in cells), strict=True)))
-
-
 TIMELINES = list(read(DRAWN))
 
 
@@ -68,13 +39,6 @@ def _own_functions(monkeypatch):
     for name in [name for name in os.environ if name.startswith("AGGREGATOR_")]:
         monkeypatch.delenv(name)
     monkeypatch.setitem(sys.modules, "shop", SHOP)
-
-
-def seconds(cell):
-    if ":" not in cell:
-        return float(cell)
-    hours, minutes, rest = map(int, cell.split(":"))
-    return 3600.0 * hours + 60 * minutes + rest
 
 
 def start(timeline, route):
