@@ -44,8 +44,9 @@ def overview() -> Drawing:
     for x, width, name in stations:
         drawing.text(x + width / 2, 22, name, "bold")
         drawing.box(x, 38, width, 116)
-    for number, (x, y) in enumerate([(38, 64), (86, 64), (62, 96), (38, 128), (86, 128)]):
-        drawing.message(x, y, "abcde"[number], ("teal", "amber", "violet", "teal", "amber")[number])
+    spots = [(38, 64), (86, 64), (62, 96), (38, 128), (86, 128)]
+    for number, spot in enumerate(spots):
+        drawing.message(*spot, "abcde"[number], ("teal", "amber", "violet", "teal", "amber")[number])
     for row in range(3):
         y = 61.0 + 35 * row
         drawing.arrow([(112, y), (152, y)])
