@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+import aggregator
 from tests.browser import browser
 from tests.conftest import missing
 from tests.servers.base import Unavailable
@@ -91,6 +92,11 @@ def test_each_page_of_docs_is_there(site):
     written = {page.relative_to(ROOT / "docs") for page in (ROOT / "docs").rglob("*.md")}
     assert [page for page in written if not (site / page.with_suffix(".html")).is_file()] == []
     assert not list(site.rglob("*.py"))
+
+
+def test_each_name_of_the_api_is_in_the_reference(site, pages):
+    anchors = {anchor.rpartition(".")[2] for anchor in pages[site / "reference.html"].anchors}
+    assert set(aggregator.__all__) <= anchors
 
 
 def test_nothing_is_fetched_from_elsewhere(site, pages):
