@@ -88,6 +88,17 @@ def test_each_link_leads_to_a_page_and_an_anchor(site, pages):
     assert sum(len(page.links) for page in pages.values()) > 3000
 
 
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda page: page.name)
+def test_links_of_the_repository_lead_somewhere(page, site, pages):
+    """``README.md`` is no page of the site; what it links to is."""
+    lost = []
+    for path, anchor in re.findall(r"\]\((?![a-z]+:)([^)#]+)#?([^)]*)\)", page.read_text()):
+        there = pages.get((site / path.removeprefix("docs/")).with_suffix(".html"))
+        if not (ROOT / path).exists() or (anchor and there and anchor not in there.anchors):
+            lost.append(f"{path}#{anchor}")
+    assert lost == []
+
+
 def test_each_page_of_docs_is_there(site):
     written = {page.relative_to(ROOT / "docs") for page in (ROOT / "docs").rglob("*.md")}
     assert [page for page in written if not (site / page.with_suffix(".html")).is_file()] == []
