@@ -46,6 +46,18 @@ def test_its_commands_end_as_told(tmp_path, server):
     assert told in run.stdout.splitlines()[-1], run.stdout
 
 
+def test_its_program_runs(service, tmp_path, server):
+    (program,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    flags = ("--broker", f"{server}/0", "--results", f"{server}/1", "--age", "50ms")
+    running = service(*flags, folder=tmp_path)
+    told = subprocess.run(
+        [sys.executable, "-c", program.replace("redis://localhost", server)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout == "written None True\n"
+    assert running.stop() == 0
+
+
 def test_its_file_serves(service, tmp_path, server):
     example = (ROOT / "docs/examples/redis.toml").read_text()
     (tmp_path / "redis.toml").write_text(example.replace("redis://localhost:6379", server))
