@@ -94,7 +94,9 @@ def replaced(text: str, addresses: Mapping[str, str]) -> str:
 def _lines(block: Block) -> Iterator[str]:
     yield f"echo {shlex.quote(MARK + str(block))}"
     if block.language == "python":
-        yield f"command python {block.file}" if block.file else f"command python - <<'END'\n{block.whole}\nEND"
+        yield (
+            f"command python {block.file}" if block.file else f"command python - <<'END'\n{block.whole}\nEND"
+        )
     elif block.language == "sh":
         yield _REFUSED.sub(r"fails \1", block.whole)
         yield "services"

@@ -87,7 +87,7 @@ def blocks_of(path: Path) -> Iterator[Block]:
         if token.type != "html_block":
             notes = {}
         else:
-            notes = notes | {kind: said for kind, said in _COMMENT.findall(token.content)}
+            notes = notes | dict(_COMMENT.findall(token.content))
 
 
 def _flat(text: str) -> str:

@@ -1,4 +1,7 @@
-"""Celery's own producer and beat, with the programs of docs/celery.md, on RabbitMQ and the embedded queue."""
+"""Celery's own producer and beat, on RabbitMQ and the embedded queue.
+
+The programs are those of docs/migration/celery-batches.md.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,10 @@ from tests.service import channel_of
 
 pytestmark = pytest.mark.integration
 
-TEXT = (Path(__file__).parents[2] / "docs/celery.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs/migration/celery-batches.md").read_text()
 PROGRAMS = {
     code.partition("\n")[0].removeprefix("# "): code
-    for code in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    for code in re.findall(r"```python\n(# .*?)```", TEXT, re.DOTALL)
 }
 QUEUES = ("clicks", "clicks.dead")
 

@@ -34,7 +34,9 @@ def pages():
     for block in all_blocks():
         if block.runs_here:
             found.setdefault(block.page, []).append(block)
-    return {page: blocks for page, blocks in found.items() if {block.language for block in blocks} & IN_A_SHELL}
+    return {
+        page: blocks for page, blocks in found.items() if {block.language for block in blocks} & IN_A_SHELL
+    }
 
 
 PAGES = pages()

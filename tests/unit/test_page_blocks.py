@@ -49,7 +49,7 @@ def commands_of(block: Block) -> list[str]:
 
 def is_written_right(block: Block) -> None:
     """What can be said of a block without running it."""
-    if block.language in {"python", "py"}:
+    if block.language == "python":
         compile(block.whole, str(block), "exec")
     elif block.language == "json":
         json.loads(block.code)
@@ -151,7 +151,7 @@ def test_what_is_read_of_a_page(tmp_path, monkeypatch):
     (tmp_path / "page.md").write_text(PAGE)
     toml, shell, python, bare = blocks_of(tmp_path / "page.md")
     assert (str(toml), toml.file, toml.notes["not run"]) == ("page.md:8", "a.toml", "because")
-    assert toml.whole == "given = 1\n# a.toml\nown = 2\n"
+    assert toml.whole == "given = 1\n\n# a.toml\nown = 2\n"
     assert (shell.language, shell.code, shell.line, shell.notes) == ("sh", "ls\n", 23, {})
     assert [path.name for path, _ in python.tests] == ["pages.py", "test_page_blocks.py"]
     assert not python.runs_here
