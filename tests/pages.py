@@ -84,10 +84,8 @@ def blocks_of(path: Path) -> Iterator[Block]:
             line = (token.map or [0])[0] + 1
             language = token.info.split()[0] if token.info.strip() else ""
             yield Block(str(path.relative_to(ROOT)), line, language, token.content, notes)
-        if token.type != "html_block":
-            notes = {}
-        else:
-            notes = notes | dict(_COMMENT.findall(token.content))
+        said = _COMMENT.findall(token.content) if token.type == "html_block" else None
+        notes = {} if said is None else {**notes, **dict(said)}
 
 
 def _flat(text: str) -> str:

@@ -57,7 +57,9 @@ def json_of(blocks):
 @pytest.mark.parametrize("page", PAGES)
 def test_what_comes_is_written_as_shown(page, place, rabbitmq4, elasticsearch, service):
     (settings,) = [block for block in PAGES[page] if block.language == "toml" and block.file]
-    folder = place(settings)
+    for block in PAGES[page]:
+        if block.file:
+            folder = place(block)
     (queue,) = re.findall(r'^queue = "(\w+)"', settings.code, re.MULTILINE)
     come, written = json_of(PAGES[page])
     publish(rabbitmq4.url, queue, [message(queue, json.dumps(body).encode()) for body in come])

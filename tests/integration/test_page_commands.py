@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import uuid
-from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -23,7 +22,8 @@ IN_A_SHELL = {"sh", "console", "python"}
 RABBITMQ, ELASTICSEARCH = "localhost:5672/", "localhost:9200"
 ADD = """
 rabbit_vhost:add(<<"{0}">>, <<"pages">>),
-{{rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{0}">>, <<".*">>, <<".*">>, <<".*">>, <<"pages">>)}}.
+All = <<".*">>,
+{{rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{0}">>, All, All, All, <<"pages">>)}}.
 """
 REMOVE = '{{rabbit_vhost:delete(<<"{0}">>, <<"pages">>)}}.'
 

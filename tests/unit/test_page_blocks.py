@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -28,10 +29,21 @@ IN_A_SHELL = {"sh", "console", "python"}
 
 
 def is_settings(block: Block, folder: Path) -> None:
-    """A TOML block is a file of settings: complete but for what has a default, and nothing unknown."""
-    file = folder / "settings.toml"
-    file.write_text(block.whole)
-    load_settings(["--config", str(file), "--check"])
+    """A TOML block is a file of settings: complete but for what has a default, and nothing unknown.
+
+    The page's own modules are beside it.
+    """
+    programs = [
+        each for each in BLOCKS if each.page == block.page and each.language == "python" and each.file
+    ]
+    for each in programs:
+        (folder / each.file).write_text(each.whole)
+    (folder / "settings.toml").write_text(block.whole)
+    try:
+        load_settings(["--config", "settings.toml", "--check"])
+    finally:
+        for each in programs:
+            sys.modules.pop(each.file.removesuffix(".py"), None)
 
 
 def is_shell(block: Block) -> None:
@@ -65,6 +77,7 @@ def folder(tmp_path, monkeypatch):
         if name.upper().startswith("AGGREGATOR_"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 
