@@ -30,7 +30,8 @@ set -euo pipefail
 later=()
 python() {
   case " $* " in
-    *" --check "*|*" --until-empty "*) command python "$@" ;;
+    *" --check "*) env -u AGGREGATOR_UNTIL_EMPTY python "$@" ;;
+    *" --until-empty "*) command python "$@" ;;
     *" -m aggregator.consume "*) later+=("$(printf '%q ' "$@")") ;;
     *) command python "$@" ;;
   esac
