@@ -4,8 +4,8 @@ The folder holds the page's named files, ``docs`` and ``.venv``. Addresses of se
 are those of the tests' servers. What a reader would do in several terminals is done one after the
 other: a service starts when all else of its block is done, and ends once its queue is empty.
 ``make`` says only whether there is such a target, but for ``make run``. A command whose comment starts with
-``# refused`` has to fail. Of a console block, what each command prints is compared: numbers and spaces may
-differ, and … stands for anything.
+``# refused`` has to fail. Of a console block, what each command prints is compared, and so is text that
+is said to be printed: numbers and spaces may differ, and … stands for anything.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 MARK = "=== "
+#: Seconds for the commands of one page, on a machine that has other things to do.
+PATIENCE = 120
 PRELUDE = """
 set -euo pipefail
 later=()
@@ -69,6 +73,14 @@ def run_page(blocks: Sequence[Block], folder: Path, addresses: Mapping[str, str]
     (folder / "docs").symlink_to(ROOT / "docs")
     (folder / ".venv").symlink_to(sys.prefix)
     script = PRELUDE + "\n".join(line for block in blocks for line in _lines(block))
+    code, output, errors = _bash(replaced(script, addresses), folder)
+    pieces = output.split(MARK)
+    assert code == 0, f"{pieces[-1]}\n{errors[-3000:]}"
+    return [Printed(*piece.split("\n", 1)) for piece in pieces[1:]]
+
+
+def _bash(script: str, folder: Path) -> tuple[int, str, str]:
+    """Run a script; nothing that it has started outlives it. Returns exit code and what it said."""
     own = str(Path(sys.executable).parent)
     environment = {
         "PATH": f"{own}{os.pathsep}{os.environ['PATH']}",
@@ -77,14 +89,17 @@ def run_page(blocks: Sequence[Block], folder: Path, addresses: Mapping[str, str]
         "HOME": str(folder),
         "AGGREGATOR_UNTIL_EMPTY": "true",
     }
-    ran = subprocess.run(
-        ["bash", "-c", replaced(script, addresses)],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    pieces = ran.stdout.split(MARK)
-    said = f"{pieces[-1]}\n{ran.stderr[-3000:]}"
-    assert ran.returncode == 0, said
-    return [Printed(*piece.split("\n", 1)) for piece in pieces[1:]]
+    with subprocess.Popen(
+        ["bash", "-c", script],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as running:  # fmt: skip
+        try:
+            output, errors = running.communicate(timeout=PATIENCE)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+    return running.returncode, output, errors
 
 
 def replaced(text: str, addresses: Mapping[str, str]) -> str:
@@ -123,7 +138,11 @@ def commands(block: Block) -> list[tuple[str, str]]:
 def assert_printed(blocks: Sequence[Block], printed: Sequence[Printed]) -> None:
     """Compare the consoles of a page with what their commands printed."""
     outputs = {each.piece: each.output for each in printed}
+    said = ""
     for block in blocks:
+        if "printed by" in block.notes:
+            assert re.search(_pattern(block.code), _bare(said)), f"{block}\n{said}"
+        said = outputs.get(str(block)) or said
         for command, expected in commands(block) if block.language == "console" else ():
             output = outputs[f"{block} $ {command}"]
             assert re.fullmatch(_pattern(expected), _bare(output)), f"{block} $ {command}\n{output}"

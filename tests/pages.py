@@ -5,6 +5,7 @@ comment right above it, which readers of the page do not see, says what differs:
 
 * ``<!-- shown by: tests/unit/test_api_page.py::test_clicks -->``: these tests run it, or what it says;
 * ``<!-- not run: it needs a key of Apple's -->``: nobody runs it, for this reason;
+* ``<!-- printed by: the commands above -->``: text that the last commands before it have printed;
 * ``<!-- with: … -->``: what it takes for granted. The comment's lines stand before it when it is run
   (tables of a TOML file: behind it).
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).parent.parent
-NOTES = ("shown by", "not run", "with")
+NOTES = ("shown by", "not run", "printed by", "with")
 _COMMENT = re.compile(r"<!--\s*([\w ]+?):\s*(.*?)\s*-->", re.DOTALL)
 _FILE = re.compile(r"(?:#|//|--) ([\w-]+\.\w+)\n")
 _INDENTING = re.compile(r"(!!!|\?\?\?|===) ?")  # admonitions and tabs of mkdocs

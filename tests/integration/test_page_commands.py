@@ -82,5 +82,5 @@ def test_its_commands_run_in_files(page, tmp_path):
 
 
 def run(page, folder, addresses):
-    blocks = [block for block in PAGES[page] if block.language in IN_A_SHELL or block.file]
+    blocks = [it for it in PAGES[page] if it.language in IN_A_SHELL or it.file or "printed by" in it.notes]
     assert_printed(blocks, run_page(blocks, folder, addresses))

@@ -85,6 +85,7 @@ name = "tea"
         ("```sh\nmake no-such-target\n```", "no-such-target"),
         ("```python\n1 / 0\n```", "ZeroDivisionError"),
         ("```console\n$ echo 3 words\n3 word\n```", "echo 3 words"),
+        ("```sh\necho 40 written\n```\n<!-- printed by: it -->\n```text\n40 read\n```", "40 written"),
         ("```console\n$ echo two words; false\ntwo words\n```", "two words"),
     ],
 )
@@ -98,6 +99,12 @@ def test_what_is_right_passes(page):
 ```sh
 false   # refused, with a word
 make run-push   # there is such a target
+echo "words, and 40 written, as told"
+```
+
+<!-- printed by: the commands above -->
+```text
+41 written
 ```
 
 ```console
