@@ -19,7 +19,7 @@ from consumers.transports import register
 TEXT = (Path(__file__).parents[2] / "docs/api.md").read_text()
 PROGRAMS = {
     code.partition("\n")[0].removeprefix("# "): code
-    for code in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    for code in re.findall(r"```python\n(# .*?)```", TEXT, re.DOTALL)
 }
 
 
