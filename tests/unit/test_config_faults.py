@@ -68,6 +68,7 @@ AMQP = ("--broker", "amqp://h")
             ),
         ),
         (["--correlate", "oddity"], "--correlate: 'oddity' is no expression; a property"),
+        (["--id", "/host + /name"], "--id: '/host + /name': correlate alone joins several; one"),
         (["--id", "header:"], "--id: 'header:' is no expression"),
         (["--sentinel", "type"], "--sentinel: 'type' names no value; EXPRESSION=VALUE is needed"),
         (["--sentinel", "odd=1"], "--sentinel: 'odd' is no expression"),
