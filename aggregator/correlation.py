@@ -60,8 +60,6 @@ def compile_expression(text: Source, field: str = "correlate") -> Expression:
     kind, colon, name = text.partition(":")
     if kind == "function" and colon:
         return _function(name, field)
-    if " + " in text and kind != "constant":
-        raise ConfigurationError(field, f"{text!r}: correlate alone joins several; one expression is needed")
     if text.startswith("/"):
         return _pointer(text)
     if text in PROPERTIES:

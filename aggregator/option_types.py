@@ -70,7 +70,18 @@ def _expression(text: str) -> str:
         compile_expression(text)
     except ConfigurationError as exc:
         raise ValueError(exc.problem) from None
+    if " + " in text and _reads(text):  # else it is a name that has this in it
+        raise ValueError(f"{text!r}: correlate alone joins several; one expression is needed")
     return text
+
+
+def _reads(text: str) -> bool:
+    """Whether each part of a text is an expression by itself."""
+    try:
+        compile_key(text)
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _key(text: str) -> str:
