@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
 BYTES = (256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 10_485_760, 52_428_800)
 SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1)
+#: Verdicts that are shown from the start: a rate sees nothing of a counter's first value.
+FREQUENT = ("written", "duplicate", "dead_lettered", "given_back")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -181,11 +183,14 @@ def describe_process(registry: CollectorRegistry) -> None:
 
 
 def totals(metrics: Iterable[Metric]) -> dict[str, dict[str, int]]:
-    """Return how many deliveries ended with which verdict, by route, from whatever was collected."""
+    """Return how many deliveries ended with which verdict, by route, from whatever was collected.
+
+    A verdict that no delivery had is left out.
+    """
     found: dict[str, dict[str, int]] = {}
     for metric in metrics:
         for sample in metric.samples:
-            if sample.name == "aggregator_deliveries_total":
+            if sample.name == "aggregator_deliveries_total" and sample.value:
                 labels = sample.labels
                 found.setdefault(labels["route"], {})[labels["verdict"]] = int(sample.value)
     return found
@@ -210,6 +215,9 @@ class RouteMetrics:
         self.retries = metrics.retries.labels(name)
         self.links_lost = metrics.links_lost.labels(name)
         self.last_write = metrics.last_write.labels(name)
+        for verdict in FREQUENT:
+            metrics.deliveries.labels(name, verdict)
+        metrics.requests.labels(name, "answered")
 
     def batch(self, trigger: str, complete: bool, messages: int, size: int, age: float) -> None:
         """Count a completed group."""

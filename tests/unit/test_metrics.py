@@ -92,6 +92,12 @@ def test_totals_are_by_route_and_verdict(metrics, route):
     assert metrics.totals() == {"r": {"written": 5, "duplicate": 1}, "other": {"written": 1}}
 
 
+def test_what_alerts_are_raised_by_is_there_before_it_happens(metrics, route):
+    assert value(metrics, "deliveries_total", verdict="dead_lettered") == 0
+    assert value(metrics, "requests_total", outcome="answered") == 0
+    assert metrics.totals() == {}
+
+
 def test_dead_letters_by_reason(metrics, route):
     route.dead_letter("bad-json", 3)
     assert value(metrics, "dead_letters_total", reason="bad-json") == 3
