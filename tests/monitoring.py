@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
+    from tests.servers import Prometheus
+
 ROOT = Path(__file__).parents[1]
 ALERTS = ROOT / "docker" / "prometheus" / "alerts.yml"
 DASHBOARD = runpy.run_path(str(ROOT / "docker" / "grafana" / "dashboard.py"))
@@ -83,3 +85,26 @@ def labels_of(query: str) -> set[tuple[str, str]]:
         for name, matchers in _SELECTED.findall(query)
         for label in _LABEL.findall(re.sub(r'"[^"]*"', "", matchers))
     }
+
+
+class Drawn(NamedTuple):
+    """One line of a panel: its legend, and (unix seconds, value) of each moment; NaN left out."""
+
+    legend: str
+    points: list[tuple[float, float]]
+
+
+def drawn(
+    prometheus: Prometheus, panel: dict[str, Any], start: float, end: float, step: float
+) -> list[Drawn]:
+    """Return what Grafana would draw of a panel, of the route ``default``, with a scrape each second."""
+    found = []
+    for legend, query in panel["queries"]:
+        chosen = query.replace("$route", "default").replace("$instance", ".*")
+        for line in prometheus.query_range(chosen.replace("$__rate_interval", "5s"), start, end, 1):
+            labels = line["metric"]
+            name = re.sub(r"{{(\w+)}}", lambda match, labels=labels: labels.get(match[1], ""), legend)
+            points = [(float(when), float(text)) for when, text in line["values"] if text != "NaN"]
+            if points:
+                found.append(Drawn(name, points))
+    return found

@@ -30,7 +30,13 @@ pytestmark = pytest.mark.integration
 
 FILES = [MAIN, PUSH]
 #: Images that are made for it.
-HARDENED = {"kombu-aggregator", "kombu-aggregator-push", "prom/prometheus", "grafana/grafana"}
+HARDENED = {
+    "kombu-aggregator",
+    "kombu-aggregator-push",
+    "prom/prometheus",
+    "grafana/grafana",
+    "tarantool/tarantool",
+}
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
 
 
