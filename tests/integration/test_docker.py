@@ -70,7 +70,7 @@ def test_compose_takes_the_files():
 @pytest.mark.parametrize(
     ("file", "secret"), [(file, secret) for file in FILES for secret in SECRETS[file]], indirect=["file"]
 )
-def test_compose_refuses_to_start_without_a_secret(file, secret):
+def test_compose_refuses_to_start_without_a_password(file, secret):
     done = composed.config(file, **{secret: ""})
     assert done.returncode != 0
     assert "choose a" in done.stderr
@@ -197,6 +197,16 @@ def test_promtool_accepts(command):
     *words, name = command
     done = run([program("promtool"), *words, DOCKER / "prometheus" / name], check=False, capture_output=True)
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
+
+
+def test_promtool_accepts_the_page(tmp_path):
+    (block,) = re.findall(
+        r"```yaml\n# prometheus.yml\n(.*?)```", (ROOT / "docs/monitoring.md").read_text(), re.DOTALL
+    )
+    (tmp_path / "prometheus.yml").write_text(block)
+    shutil.copy(DOCKER / "prometheus" / "alerts.yml", tmp_path)
+    done = run([program("promtool"), "check", "config", tmp_path / "prometheus.yml"], check=False)
+    assert done.returncode == 0
 
 
 # ── run ──
