@@ -35,7 +35,7 @@ class Metrics:
     """Every metric of a process, each by route but for those of pushes.
 
     ``shared``: they stand in files that another process reads, so that what is held has to be written
-    there before it is read (:meth:`refresh`). Gauges of several processes are added up.
+    there before it is read (:meth:`refresh`). Gauges of several processes are added up, or the largest holds.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, shared: bool = False) -> None:

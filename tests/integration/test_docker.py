@@ -17,7 +17,6 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import requests
-import yaml
 
 from aggregator.config import load
 from aggregator.ending import CLOSING_SECONDS
@@ -176,7 +175,7 @@ def test_the_image_has_what_it_starts_and_no_more():
             assert (ROOT / source).exists()
             assert f"!{source}" in ignored
     for each in (MAIN, PUSH):
-        for service in yaml.safe_load(each.read_text())["services"].values():
+        for service in composed.services(each).values():
             wanted = service.get("build", {}).get("args", {}).get("EXTRAS", "")
             assert set(filter(None, wanted.split(","))) <= set(project["optional-dependencies"])
 
