@@ -151,16 +151,17 @@ class Composed:
         text = text.replace("0.0.0.0:3301", f"127.0.0.1:{self.own[name]}").replace("0.0.0.0", "127.0.0.1")
         for port, here in self.ports.items():
             text = re.sub(rf"(?<=[:=]){port}\b|^{port}$", str(here), text)
-        for target, source in mounts(service).items():
-            text = text.replace(target, self._place(name, source))
-        return text.replace("/tmp/", f"{self._place(name, f'{name}.tmp')}/")
+        # the folders of here come last: their names are not to be looked at again
+        places = {"/tmp/": f"{name}.tmp", **mounts(service)}
+        found = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
+        return re.sub(found, lambda match: self._place(name, places[match[0]]), text)
 
     def _place(self, name: str, source: str) -> str:
         """Return the file or folder of here; a file with settings of ours as a copy that fits."""
         if not source.startswith("/"):
             place = self.folder / source
             place.mkdir(exist_ok=True)
-            return str(place)
+            return f"{place}/" if source.endswith(".tmp") else str(place)
         if not source.endswith(".toml"):
             return source
         copy = self.folder / f"{name}-{Path(source).name}"
