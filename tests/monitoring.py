@@ -94,10 +94,8 @@ class Drawn(NamedTuple):
     points: list[tuple[float, float]]
 
 
-def drawn(
-    prometheus: Prometheus, panel: dict[str, Any], start: float, end: float, step: float
-) -> list[Drawn]:
-    """Return what Grafana would draw of a panel, of the route ``default``, with a scrape each second."""
+def drawn(prometheus: Prometheus, panel: dict[str, Any], start: float, end: float) -> list[Drawn]:
+    """Return what Grafana would draw of a panel, of the route ``default``, scraped and drawn each second."""
     found = []
     for legend, query in panel["queries"]:
         chosen = query.replace("$route", "default").replace("$instance", ".*")

@@ -15,7 +15,10 @@ from tests.servers import Unavailable
 from tests.servers.base import wait_for
 from tests.service import Stage
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.parametrize("rabbitmq", ["rabbitmq4"], indirect=True),
+]
 
 #: The compose file's own index: host names give way, nothing else.
 INDEX = "tasks"
@@ -25,19 +28,14 @@ UNUSED = {"Restarted processes", "Processes", "Control", "Pushes", "Ids", "Detou
 
 
 @pytest.fixture
-def rabbitmq(rabbitmq4):
-    """The broker, with the user that the compose file has made."""
-    rabbitmq4.ctl("add_user", USER, PASSWORD)
-    rabbitmq4.ctl("set_permissions", USER, ".*", ".*", ".*")
-    yield rabbitmq4
-    rabbitmq4.heal()
-    rabbitmq4.ctl("delete_user", USER)
-
-
-@pytest.fixture
 def stage(rabbitmq, queue, elasticsearch, service):
+    """A queue, with the user that the compose file makes; and the index that it names."""
+    rabbitmq.ctl("add_user", USER, PASSWORD)
+    rabbitmq.ctl("set_permissions", USER, ".*", ".*", ".*")
     yield Stage(rabbitmq, queue, elasticsearch, INDEX, service)
-    elasticsearch.heal()
+    for server in (rabbitmq, elasticsearch):
+        server.heal()
+    rabbitmq.ctl("delete_user", USER)
     elasticsearch.call("DELETE", f"/{INDEX}?ignore_unavailable=true")
 
 
