@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib import pyplot as plt
 from matplotlib.ticker import EngFormatter, PercentFormatter
+from PIL import Image
 
 from tests.monitoring import ALERTS, DASHBOARD, Drawn, drawn
 from tests.servers import Fleet
@@ -122,15 +123,19 @@ def draw(target: Path, panels: list[tuple[dict[str, Any], list[Drawn]]], start: 
         _lines(axes, panel, lines, start)
     for axes in grid[len(shown) :]:
         axes.set_axis_off()
-    picture.savefig(
-        target, dpi=90, metadata={"Software": None} if target.suffix == ".png" else {"Date": None}
-    )
+    picture.savefig(target, dpi=85)
+    if target.suffix == ".png":
+        Image.open(target).convert("RGB").quantize(48).save(target, optimize=True)
 
 
 def _figure(axes: Axes, panel: dict[str, Any], lines: list[Drawn]) -> None:
     axes.set_axis_off()
     named = panel.get("text") == "name"
-    text = lines[0].legend if named else _format(panel, places=1)(lines[0].points[-1][1], None)
+    text = (
+        lines[0].legend
+        if named
+        else _format(panel, places=int(panel.get("unit") == "s"))(lines[0].points[-1][1], None)
+    )
     axes.text(0.5, 0.75, panel["title"], ha="center", fontsize=9, color="#555555")
     axes.text(0.5, 0.2, text.replace(", ", "\n"), ha="center", fontsize=10 if named else 17)
 
@@ -145,9 +150,8 @@ def _lines(axes: Axes, panel: dict[str, Any], lines: list[Drawn], start: float) 
         labels = [line.legend for line in stacked]
         axes.stackplot([when - start for when in moments], values, labels=labels, alpha=0.6)
     for line in plain:
-        axes.plot(
-            [when - start for when, _ in line.points], [value for _, value in line.points], label=line.legend
-        )
+        points = _with_gaps(line.points)
+        axes.plot([when - start for when, _ in points], [value for _, value in points], label=line.legend)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(_format(panel))
     axes.xaxis.set_major_formatter(EngFormatter(unit="s"))
@@ -155,8 +159,18 @@ def _lines(axes: Axes, panel: dict[str, Any], lines: list[Drawn], start: float) 
     axes.grid(alpha=0.3)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    if len(lines) > 1:
+    if any(line.legend != panel["title"] for line in lines):
         axes.legend(fontsize=6, ncols=2, loc="upper right", framealpha=0.6)
+
+
+def _with_gaps(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points of a line that is broken where a moment has none."""
+    whole: list[tuple[float, float]] = []
+    for when, value in points:
+        if whole and when - whole[-1][0] > 1.5:  # they come each second
+            whole.append((when, math.nan))
+        whole.append((when, value))
+    return whole
 
 
 def _format(panel: dict[str, Any], places: int | None = None) -> Any:
