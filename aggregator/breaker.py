@@ -17,6 +17,11 @@ class Breaker:
         self._window = window
         self._judged = self._refused = 0
 
+    @property
+    def refused_share(self) -> float:
+        """The share of refused messages; of too few to say, as if there were enough."""
+        return self._refused / max(self._judged, LEAST)
+
     def pass_(self, messages: int) -> None:
         """Count messages that were taken."""
         self._add(messages, 0)

@@ -160,6 +160,12 @@ class Buffer:
         return len(self._groups)
 
     @property
+    def oldest(self) -> float | None:
+        """When the oldest open group was opened; None without one."""
+        first = next(iter(self._groups.values()), None)
+        return None if first is None else first.opened
+
+    @property
     def next_deadline(self) -> float:
         """When :meth:`advance` has something to do, at the earliest; ``inf`` for never."""
         return self._timers[0][0] if self._timers else inf

@@ -17,7 +17,7 @@ from aggregator.config import load
 from aggregator.ending import FAILED, MISCONFIGURED
 from aggregator.errors import AggregatorError, ConfigurationError, ConfigurationErrors
 from aggregator.layers import load_application
-from aggregator.metrics import Metrics
+from aggregator.metrics import Metrics, describe_process
 from aggregator.reporting import announce, print_totals
 from aggregator.serving import serve
 from aggregator.sinks.base import Counting
@@ -113,6 +113,8 @@ class Service:
         self._settings = settings
         self._child = child
         self._metrics = Metrics(shared=child is not None)
+        if child is None:  # several are described by their parent
+            describe_process(self._metrics.registry)
         self._routes = {
             name: build_route(route, settings, self._metrics) for name, route in settings.routes.items()
         }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: The name that the project is installed by.
+DISTRIBUTION = "kombu-aggregator"
+
 DEFAULT_BROKER = "sqlite-queue:///data/queue.db"
 DEFAULT_QUEUE = "task_queue"
 DEFAULT_SINK = "sqlite:///data/documents.db"

@@ -6,9 +6,13 @@ it is asked for.
 
 from __future__ import annotations
 
+import platform
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from aggregator.defaults import DISTRIBUTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
 BYTES = (256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 10_485_760, 52_428_800)
+SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1)
+#: Verdicts that are shown from the start: a rate sees nothing of a counter's first value.
+FREQUENT = ("written", "duplicate", "dead_lettered", "given_back")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -28,7 +35,7 @@ class Metrics:
     """Every metric of a process, each by route but for those of pushes.
 
     ``shared``: they stand in files that another process reads, so that what is held has to be written
-    there before it is read (:meth:`refresh`). Gauges of several processes are added up.
+    there before it is read (:meth:`refresh`). Gauges of several processes are added up, or the largest holds.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, shared: bool = False) -> None:
@@ -61,6 +68,11 @@ class Metrics:
         )
         self.batch_messages = histogram("batch_messages", "Messages in a completed group.", COUNTS)
         self.batch_bytes = histogram("batch_bytes", "Bytes of bodies in a completed group.", BYTES)
+        self.batch_fill = histogram(
+            "batch_fill_ratio",
+            "A group that is done with, as a share of a full one.",
+            SHARES,
+        )
         self.batch_age = histogram("batch_age_seconds", "From a group's first message to its end.", SECONDS)
         self.batch_queue_seconds = histogram(
             "batch_queue_seconds", "From a group's end to its first request.", SECONDS
@@ -80,9 +92,24 @@ class Metrics:
         self.held_messages = gauge("held_messages", "Deliveries in open groups.")
         self.held_groups = gauge("held_groups", "Open groups.")
         self.held_bytes = gauge("held_bytes", "Bytes of bodies in open groups and on their way.")
+        self.held_bytes_limit = gauge("held_bytes_limit", "Bytes held from which on nothing more is read.")
+        self.oldest_group = gauge(
+            "oldest_group_seconds", "Age of the oldest open group; 0 without one.", several="livemax"
+        )
         self.outgoing_messages = gauge("outgoing_items", "Items that wait for the sink's last word.")
         self.requests_under_way = gauge("requests_under_way", "Requests that the sink has not answered.")
         self.requests_limit = gauge("requests_limit", "Requests that may be under way at once.")
+        self.last_write = gauge(
+            "last_write_timestamp_seconds",
+            "When the sink last took something, in unix seconds; 0 before that.",
+            several="livemax",
+        )
+        self.refused_ratio = gauge(
+            "refused_ratio", "Share of recent messages that were refused.", several="livemax"
+        )
+        self.refused_ratio_limit = gauge(
+            "refused_ratio_limit", "Above this share the breaker stops the route.", several="livemax"
+        )
         self.dead_letters_pending = gauge("dead_letters_pending", "Refused messages not confirmed yet.")
         self.route_state = gauge(
             "route_state", "1 for the state that the route is in; of several processes, how many.", "state"
@@ -140,12 +167,30 @@ class Metrics:
         return RouteMetrics(self, name)
 
 
+def describe_process(registry: CollectorRegistry) -> None:
+    """Add what holds for the process itself: its version, memory, CPU seconds, files and start."""
+    try:
+        release = version(DISTRIBUTION)
+    except PackageNotFoundError:  # it runs from its source
+        release = "unknown"
+    Gauge(
+        "aggregator_build_info",
+        "1 for the version that runs, and its Python's.",
+        ("version", "python"),
+        registry=registry,
+    ).labels(release, platform.python_version()).set(1)
+    ProcessCollector(registry=registry)
+
+
 def totals(metrics: Iterable[Metric]) -> dict[str, dict[str, int]]:
-    """Return how many deliveries ended with which verdict, by route, from whatever was collected."""
+    """Return how many deliveries ended with which verdict, by route, from whatever was collected.
+
+    A verdict that no delivery had is left out.
+    """
     found: dict[str, dict[str, int]] = {}
     for metric in metrics:
         for sample in metric.samples:
-            if sample.name == "aggregator_deliveries_total":
+            if sample.name == "aggregator_deliveries_total" and sample.value:
                 labels = sample.labels
                 found.setdefault(labels["route"], {})[labels["verdict"]] = int(sample.value)
     return found
@@ -160,6 +205,7 @@ class RouteMetrics:
         self.received = metrics.received.labels(name)
         self.batch_messages = metrics.batch_messages.labels(name)
         self.batch_bytes = metrics.batch_bytes.labels(name)
+        self.batch_fill = metrics.batch_fill.labels(name)
         self.batch_age = metrics.batch_age.labels(name)
         self.batch_queue_seconds = metrics.batch_queue_seconds.labels(name)
         self.batch_write_seconds = metrics.batch_write_seconds.labels(name)
@@ -168,6 +214,10 @@ class RouteMetrics:
         self.ack_lag_seconds = metrics.ack_lag_seconds.labels(name)
         self.retries = metrics.retries.labels(name)
         self.links_lost = metrics.links_lost.labels(name)
+        self.last_write = metrics.last_write.labels(name)
+        for verdict in FREQUENT:
+            metrics.deliveries.labels(name, verdict)
+        metrics.requests.labels(name, "answered")
 
     def batch(self, trigger: str, complete: bool, messages: int, size: int, age: float) -> None:
         """Count a completed group."""
@@ -176,8 +226,13 @@ class RouteMetrics:
         self.batch_bytes.observe(size)
         self.batch_age.observe(age)
 
-    def concluded(self, queueing: float, writing: float) -> None:
-        """Observe how long a group that is done with has waited, and been written, in seconds."""
+    def concluded(self, queueing: float, writing: float, fill: float | None = None) -> None:
+        """Observe how long a group that is done with has waited, and been written, in seconds.
+
+        ``fill``: its share of what would have made it full; None where nothing does.
+        """
+        if fill is not None:
+            self.batch_fill.observe(fill)
         self.batch_queue_seconds.observe(queueing)
         self.batch_write_seconds.observe(writing)
 

@@ -141,10 +141,11 @@ class Pipeline:
         self.last_received = -inf
         self.unrecoverable = False
         self._standing = Standing(limits.backoff, limits.ack_deadline)
+        breaker = Breaker(limits.breaker_share, limits.breaker_window)
         self._settler = Settler(
             lock=self._changed,
             ledger=self._ledger,
-            breaker=Breaker(limits.breaker_share, limits.breaker_window),
+            breaker=breaker,
             stop_on_refusal=limits.stop_on_refusal,
             aggregated=aggregation is not None,
             divided=isinstance(aggregation, Pushes),
@@ -204,10 +205,23 @@ class Pipeline:
             "held_bytes": lambda: self._entrance.held_bytes,
             "outgoing_messages": lambda: self._outbox.pending,
             "requests_under_way": lambda: self._outbox.concurrency.under_way,
-            "requests_limit": lambda: self._outbox.concurrency.limit,
             "dead_letters_pending": lambda: self._dead_letters.pending,
         }
         metrics.watch(self._gauges)
+        metrics.watch(
+            {
+                "requests_limit": lambda: self._outbox.concurrency.limit,
+                "held_bytes_limit": lambda: limits.held_bytes,
+                "oldest_group": self._oldest,
+            }
+        )
+        if limits.breaker_window:
+            metrics.watch(
+                {
+                    "refused_ratio": lambda: breaker.refused_share,
+                    "refused_ratio_limit": lambda: limits.breaker_share,
+                }
+            )
 
     # ── what workers ask and tell ──
 
@@ -407,7 +421,12 @@ class Pipeline:
 
     def held(self) -> dict[str, float]:
         """Return how much is held, on its way and refused, by the names of the metrics."""
-        return {name: value() for name, value in self._gauges.items() if name != "requests_limit"}
+        return {name: value() for name, value in self._gauges.items()}
+
+    def _oldest(self) -> float:
+        with self._changed:
+            opened = self._buffer.oldest
+            return 0.0 if opened is None else self._clock.monotonic() - opened
 
     def groups(self) -> list[OpenGroup]:
         """Return the open groups, in the order of their opening; some may go meanwhile."""

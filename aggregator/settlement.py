@@ -124,6 +124,7 @@ class Settler:
                     self._ledger.settle(deliveries)
                     if verdict in _HEALTHY:
                         self._breaker.pass_(len(members))
+                        self._metrics.last_write.set(self._clock.time())
                 self.acknowledge(deliveries, verdict)
                 self.count(items, verdict, request.sent)
         if later:
@@ -306,7 +307,7 @@ class Settler:
             if batch.controls:
                 self._conclude_controls(batch)
             report = self.history.report(batch, now, ended)
-            self._metrics.concluded(report.queueing, report.writing)
+            self._metrics.concluded(report.queueing, report.writing, report.fill)
             if telling:
                 told = report.told()
                 # a key may be a piece of a document: only for those who ask for it

@@ -250,5 +250,5 @@ def own_elasticsearch(_own: Callable[..., Any]) -> Callable[..., Elasticsearch]:
 
 @pytest.fixture
 def prometheus(_own: Callable[..., Any]) -> Callable[..., Prometheus]:
-    """A factory: ``prometheus("127.0.0.1:9108")`` scrapes these targets every second."""
-    return lambda *targets: _own(lambda: make_prometheus(targets))
+    """A factory: ``prometheus("127.0.0.1:9108", rules=[…])`` scrapes these targets every second."""
+    return lambda *targets, **options: _own(lambda: make_prometheus(targets, **options))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from aggregator.metrics import totals
+from aggregator.metrics import describe_process, totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -51,6 +51,7 @@ class SharedMetrics:
             registry=self.registry,
         )
         self.running = Gauge("aggregator_processes", "Processes that run.", registry=self.registry)
+        describe_process(self.registry)
         self.registry.register(self)
 
     def collect(self) -> Iterable[Metric]:

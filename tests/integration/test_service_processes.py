@@ -381,7 +381,8 @@ def test_files_of_metrics_are_removed(service, tmp_path):
     running = service("--processes", "2", "--metrics-port", "0", folder=tmp_path, environment=environment)
     wait_for(lambda: running.ready()[0] == 200, "readiness")
     (folder,) = place.iterdir()
-    assert sorted(path.name for path in folder.glob("gauge*")) == ["gauge_livesum_1.db", "gauge_livesum_2.db"]
+    gauges = [f"gauge_{kind}_{number}.db" for kind in ("livemax", "livesum") for number in (1, 2)]
+    assert sorted(path.name for path in folder.glob("gauge*")) == gauges
     files = len(list(folder.iterdir()))
     os.kill(pid_of(running, 1), signal.SIGKILL)
     running.wait_event("process_died")

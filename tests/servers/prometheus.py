@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,19 @@ class Prometheus(Server):
         result: list[dict[str, Any]] = answer.json()["data"]["result"]
         return result
 
+    def query_range(self, expression: str, start: float, end: float, step: float) -> list[dict[str, Any]]:
+        """Return an expression's lines over a time in unix seconds: ``metric``, ``values`` (time, text)."""
+        asked: dict[str, str | float] = {"query": expression, "start": start, "end": end, "step": step}
+        answer = requests.get(f"{self.url}/api/v1/query_range", params=asked, timeout=10)
+        answer.raise_for_status()
+        result: list[dict[str, Any]] = answer.json()["data"]["result"]
+        return result
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Return the alert rules, each with ``name``, ``health`` and ``state``."""
+        answer = requests.get(f"{self.url}/api/v1/rules", timeout=10)
+        return [rule for group in answer.json()["data"]["groups"] for rule in group["rules"]]
+
     def wait_for(self, expression: str, timeout: float = 30.0) -> list[dict[str, Any]]:
         """Wait until the expression gives something; ``TimeoutError`` if it never does."""
         wait_for(
@@ -43,13 +57,17 @@ class Prometheus(Server):
         return found
 
 
-def prometheus(targets: Sequence[str]) -> Prometheus:
-    """Return a server, not started, that scrapes ``/metrics`` of the targets (``host:port``)."""
+def prometheus(targets: Sequence[str], rules: Sequence[Path] = ()) -> Prometheus:
+    """Return a server, not started, that scrapes ``/metrics`` of the targets (``host:port``).
+
+    ``rules``: files of rules, looked at as often.
+    """
     binary = program("prometheus")
     folder = new_folder("prometheus")
     listed = ", ".join(f"'{target}'" for target in targets)
     Path(folder, "prometheus.yml").write_text(
-        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+        "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\n"
+        f"rule_files: {json.dumps([str(file) for file in rules])}\n"
         "scrape_configs:\n"
         "  - job_name: aggregator\n"
         f"    static_configs: [{{targets: [{listed}]}}]\n"

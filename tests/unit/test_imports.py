@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Each line may import what stands above it, and nothing beside or below it.
 DIRECTION = """
-    ending signals topic defaults keywords logs masking metrics partitioning private timekeeping units
-    errors clock backoff breaker concurrency ledger standing ports sinks.base closed history
+    ending signals topic defaults keywords logs masking partitioning private timekeeping units
+    errors clock backoff breaker concurrency ledger metrics standing ports sinks.base closed history
     push json_pointer
     importing schedule redis_transport retrying faults serving
     completion quiet_hours

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aggregator.metrics import Metrics
+from aggregator.defaults import DISTRIBUTION
+from aggregator.metrics import Metrics, describe_process
 from aggregator.standing import STATES
 
 
@@ -43,7 +46,7 @@ def test_each_metric_has_its_unit_its_help_and_its_route(metrics):
         assert re.fullmatch(r"aggregator_[a-z_]+", family.name)
         assert family.documentation.endswith(".")
         if family.type == "histogram":
-            assert family.name.endswith(("_seconds", "_bytes", "_messages", "_items"))
+            assert family.name.endswith(("_seconds", "_bytes", "_messages", "_items", "_ratio"))
     for name, metric in vars(metrics).items():
         if not name.startswith("_") and not isinstance(metric, CollectorRegistry):
             # a sink counts for itself: it knows no route
@@ -89,6 +92,12 @@ def test_totals_are_by_route_and_verdict(metrics, route):
     assert metrics.totals() == {"r": {"written": 5, "duplicate": 1}, "other": {"written": 1}}
 
 
+def test_what_alerts_are_raised_by_is_there_before_it_happens(metrics, route):
+    assert value(metrics, "deliveries_total", verdict="dead_lettered") == 0
+    assert value(metrics, "requests_total", outcome="answered") == 0
+    assert metrics.totals() == {}
+
+
 def test_dead_letters_by_reason(metrics, route):
     route.dead_letter("bad-json", 3)
     assert value(metrics, "dead_letters_total", reason="bad-json") == 3
@@ -115,3 +124,25 @@ def test_workers_by_state(metrics, route):
     route.watch_workers(("consuming", "waiting"), counts.__getitem__)
     assert value(metrics, "workers", state="consuming") == 4
     assert value(metrics, "workers", state="waiting") == 1
+
+
+@pytest.mark.parametrize(("fills", "observed"), [([0.25, 1.0], 2), ([None], 0)])
+def test_the_fill_of_groups_that_something_would_have_made_full(metrics, route, fills, observed):
+    for fill in fills:
+        route.concluded(0.0, 0.0, fill)
+    assert value(metrics, "batch_fill_ratio_count") == observed
+    assert value(metrics, "batch_fill_ratio_bucket", le="0.25") == min(observed, 1)
+    assert value(metrics, "batch_queue_seconds_count") == len(fills)
+
+
+def test_a_process_tells_what_it_is(metrics):
+    describe_process(metrics.registry)
+    found = {name: dict(labels) for name, labels in samples(metrics)}
+    assert found["aggregator_build_info"]["python"]
+    assert found["aggregator_build_info"]["version"] != "unknown"
+    assert {"process_start_time_seconds", "process_resident_memory_bytes"} <= set(found)
+
+
+def test_the_distribution_is_the_one_that_is_built():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert project["project"]["name"] == DISTRIBUTION
