@@ -11,6 +11,7 @@ from math import ceil
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import parse_qs, urlsplit
 
+import orjson
 from rich.console import Console
 from rich.text import Text
 
@@ -77,9 +78,28 @@ class Report:
         """Return it as plain text."""
         return "\n".join(line for _, line in self.lines())
 
-    def show(self, stream: TextIO | None = None) -> None:
-        """Print it: coloured on a terminal, plain in a pipe."""
+    def as_json(self) -> str:
+        """Return it for programs: ``ok``, ``faults`` (none), ``warnings``, and the lines by topic."""
+        told = {
+            "ok": True,
+            "faults": [],
+            "warnings": [
+                dict(zip(("field", "problem"), text.split(": ", 1), strict=False)) for text in self.warnings
+            ],
+            "routes": {
+                route.name: {"way": dict(route.way), "worst": dict(route.worst)} for route in self.routes
+            },
+            "topology": dict(self.topology),
+            "process": dict(self.process),
+        }
+        return orjson.dumps(told).decode()
+
+    def show(self, stream: TextIO | None = None, *, as_json: bool = False) -> None:
+        """Print it: coloured on a terminal, plain in a pipe, or as JSON."""
         stream = stream or sys.stdout
+        if as_json:
+            stream.write(f"{self.as_json()}\n")
+            return
         if not stream.isatty():
             stream.write(f"{self}\n")
             return

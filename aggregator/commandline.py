@@ -105,7 +105,11 @@ def parse_flags(
     try:
         return source(args=list(argv))()
     except _WrongFlagError as exc:
-        faults.append(_wrong(str(exc), settings))
+        fault = _wrong(str(exc), settings)
+        faults.append(fault)
+        # all faults at once: what is right besides is read without it
+        left = [word for word in argv if word.partition("=")[0] != fault.field]
+        return parse_flags(settings, left, faults) if len(left) < len(argv) else {}
     except SettingsError:
         # of what is given as name=value; the library does not say which part of it is wrong
         faults.append(ConfigurationError("--merge", TABLE_HELP))

@@ -109,7 +109,7 @@ def resolve(
         faults.append(ConfigurationError("periodic", problem))
     faults = list({str(fault): fault for fault in faults}.values())
     if faults or process is None or run is None or shared is None:
-        raise ConfigurationErrors(faults)
+        raise ConfigurationErrors(faults, file=layers.file, argv=layers.argv)
     values = {**dict(process), **dict(run), **dict(shared)}
     return Settings.model_construct(
         **values, routes=routes, topology=topology, periodic=periodic, notes=tuple(layers.notes)

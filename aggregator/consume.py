@@ -14,6 +14,7 @@ from aggregator.check import check
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.commands import Commands, Controlled
 from aggregator.config import load
+from aggregator.diagnostics import report_faults
 from aggregator.ending import FAILED, MISCONFIGURED
 from aggregator.errors import AggregatorError, ConfigurationError, ConfigurationErrors
 from aggregator.layers import load_application
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
     try:
         settings = load_settings(argv)
         if settings.check:
-            check(settings).show()
+            check(settings).show(as_json=settings.check_format == "json")
             return look(settings) if settings.connect else 0
         logs.configure(settings.log_format, settings.log_level, process=child.number if child else None)
         if child is None and settings.processes > 1:
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
             return load_application(settings.app, "app").serve(settings, report=report, child=child)
         return Service(settings, child).run(report=report)
     except (ConfigurationError, ConfigurationErrors) as exc:
-        print(exc, file=sys.stderr)  # noqa: T201
+        report_faults(exc)
         return MISCONFIGURED
     except AggregatorError as exc:
         print(exc, file=sys.stderr)  # noqa: T201

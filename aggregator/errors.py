@@ -29,11 +29,16 @@ class ConfigurationError(AggregatorError):
 class ConfigurationErrors(AggregatorError):  # noqa: N818 - it is many of them
     """Everything that is wrong with the settings, at once; exit code 2.
 
-    ``faults`` is never empty; the text has one line for each.
+    ``faults`` is never empty; the text has one line for each. ``file`` and ``argv``: where the settings
+    were read from, as far as they were.
     """
 
-    def __init__(self, faults: Iterable[ConfigurationError]) -> None:
+    def __init__(
+        self, faults: Iterable[ConfigurationError], *, file: str | None = None, argv: Sequence[str] = ()
+    ) -> None:
         self.faults = tuple(faults)
+        self.file = file
+        self.argv = tuple(argv)
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 

@@ -35,10 +35,11 @@ def problem_of(error: ErrorDetails, field: FieldInfo) -> str:
 
     A URL may stand where another value belongs: its password is masked there too.
     """
-    return _mask(_problem_of(error, field))
+    return mask_urls(_problem_of(error, field))
 
 
-def _mask(text: str) -> str:
+def mask_urls(text: str) -> str:
+    """Return ``text`` with the passwords of all URLs in it masked."""
     return _URL.sub(lambda found: masked(found[0]), text)
 
 
@@ -62,7 +63,7 @@ def _problem_of(error: ErrorDetails, field: FieldInfo) -> str:
 
 def _shown(value: Any) -> str:
     text = repr(value) if isinstance(value, str) else str(value)
-    text = _mask(text)  # whole: what is cut off may be what shows a password to be one
+    text = mask_urls(text)  # whole: what is cut off may be what shows a password to be one
     return text if len(text) < 60 else f"{text[:57]}…"  # noqa: PLR2004 - one line stays one line
 
 

@@ -98,7 +98,8 @@ class Layer:
 class Layers:
     """All that the user gave. ``routes``: the file's tables by name, empty if there are none.
 
-    ``tables``: its exchanges, queues, route map and periodic messages, as they are written.
+    ``tables``: its exchanges, queues, route map and periodic messages, as they are written. ``file`` and
+    ``argv``: where it was read from.
     """
 
     flags: Layer
@@ -109,6 +110,8 @@ class Layers:
     faults: list[ConfigurationError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     application: Application | None = None
+    file: str | None = None
+    argv: Sequence[str] = field(default=(), repr=False)  # passwords among them
 
     def above(self, route: str | None) -> tuple[Layer, ...]:
         """Return the layers that hold for ``route`` (None: for the process), the strongest first."""
@@ -171,7 +174,9 @@ def read(argv: Sequence[str], application: Application | None = None) -> Layers:
     routes = dict(_routes(tables, faults))
     if application is not None and not tables:
         faults.append(ConfigurationError("routes", "the application has none; app.route(…) makes one"))
-    layers = Layers(flags, variables, Layer(data, "{}"), routes, others, faults, notes, application)
+    file = str(source.values["config"]) if source is not None else None
+    top = Layer(data, "{}")
+    layers = Layers(flags, variables, top, routes, others, faults, notes, application, file, argv)
     faults += _ambiguous(layers)
     return layers
 

@@ -358,6 +358,10 @@ class ProcessOptions(Options):
     log_format: Annotated[Literal["auto", "console", "json", "logfmt"], BeforeValidator(lower)] = option(
         "auto", "auto = console on a terminal, else json"
     )
+    summary: Annotated[Literal["auto", "on", "off"], BeforeValidator(lower)] = option(
+        "auto",
+        "a live summary of all routes; auto = on a terminal, unless logs are asked for as json or logfmt",
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = option(
         "info", "the least important lines to log"
     )
@@ -377,6 +381,9 @@ class RunOptions(Options):
     )
     connect: bool = option(
         False, "with --check: ask the brokers too what is there, what would be declared, and what differs"
+    )
+    check_format: Annotated[Literal["text", "json"], BeforeValidator(lower)] = option(
+        "text", "how --check tells what it found: for people, or as one object of JSON for editors and CI"
     )
     until_empty: bool = option(False, "stop once the queues are empty and everything is settled")
 

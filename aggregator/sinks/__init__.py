@@ -7,6 +7,7 @@ client, and connects to nothing.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
@@ -41,7 +42,9 @@ def from_url(url: str) -> Sink:
     """Return the sink that ``url`` names. Raises ``ConfigurationError`` for the field ``sink``."""
     scheme = url.partition(":")[0].lower()
     if scheme not in SCHEMES:
-        raise ConfigurationError("sink", f"unknown scheme {scheme!r}; one of {', '.join(SCHEMES)} is needed")
+        near = get_close_matches(scheme, SCHEMES, n=1)
+        needed = f"did you mean {near[0]}?" if near else f"one of {', '.join(SCHEMES)} is needed"
+        raise ConfigurationError("sink", f"unknown scheme {scheme!r}; {needed}")
     module = import_module(f"aggregator.sinks.{SCHEMES[scheme]}")
     try:
         return cast("Sink", module.from_url(urlsplit(url)))

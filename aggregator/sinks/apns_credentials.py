@@ -99,3 +99,10 @@ def read_certificate(file: Path, clock: Clock = SYSTEM_CLOCK) -> str:
         raise fault(f"certificate: {file} cannot be used: {words}") from None
     names = certificate.subject.get_attributes_for_oid(NameOID.USER_ID)
     return str(names[0].value) if names else ""
+
+
+def certificate_ends(file: Path) -> float:
+    """Return when a push certificate ends, in unix seconds; it was read by :func:`read_certificate`."""
+    from cryptography import x509  # noqa: PLC0415
+
+    return x509.load_pem_x509_certificate(read_file("certificate", file)).not_valid_after_utc.timestamp()

@@ -28,14 +28,14 @@ _INDEX_PARTS = ",".join(
 
 def probe(connection: BulkConnection, settings: Settings) -> None:
     """Raise ``SinkUnavailableError`` or ``SinkBlockedError`` if a write could not work now."""
-    _server(connection)
+    check_server(connection)
     if settings.user or settings.api_key:
-        _privileges(connection, settings)
-    _cluster(connection)
+        check_privileges(connection, settings)
+    check_cluster(connection)
     for name in settings.names:
-        _index(connection, name, must_be_alias=settings.options.require_alias)
+        check_index(connection, name, must_be_alias=settings.options.require_alias)
     if settings.options.pipeline:
-        _pipeline(connection, settings.options.pipeline)
+        check_pipeline(connection, settings.options.pipeline)
 
 
 def _fault(reply: Reply) -> SinkError:
@@ -54,7 +54,8 @@ def _object(reply: Reply) -> dict[str, Any] | None:
     return reply.body
 
 
-def _server(connection: BulkConnection) -> None:
+def check_server(connection: BulkConnection) -> None:
+    """Raise ``SinkBlockedError`` if what answers is another product, or too old."""
     reply = connection.get("/")
     if reply.status == HTTPStatus.BAD_REQUEST:
         raise SinkBlockedError(
@@ -77,7 +78,8 @@ def _server(connection: BulkConnection) -> None:
         raise SinkBlockedError(words)
 
 
-def _privileges(connection: BulkConnection, settings: Settings) -> None:
+def check_privileges(connection: BulkConnection, settings: Settings) -> None:
+    """Raise ``SinkBlockedError`` if the credentials may not write to the known indices."""
     if not settings.names:
         return
     wanted = "create_doc" if settings.op == "create" else "index"
@@ -87,14 +89,16 @@ def _privileges(connection: BulkConnection, settings: Settings) -> None:
         raise SinkBlockedError(f"the credentials lack the privilege {wanted} for {', '.join(settings.names)}")
 
 
-def _cluster(connection: BulkConnection) -> None:
+def check_cluster(connection: BulkConnection) -> None:
+    """Raise ``SinkBlockedError`` if the cluster is blocked as a whole."""
     answer = _object(connection.get("/_cluster/settings", {"filter_path": "*.cluster.blocks"})) or {}
     for kind in ("persistent", "transient"):
         if found := _blocks(answer.get(kind), "cluster"):
             raise SinkBlockedError(f"the cluster is blocked: {found}")
 
 
-def _index(connection: BulkConnection, name: str, *, must_be_alias: bool) -> None:
+def check_index(connection: BulkConnection, name: str, *, must_be_alias: bool) -> None:
+    """Raise ``SinkBlockedError`` if an index takes no writes, or is no alias where it has to be."""
     reply = connection.get(f"/{quote(name, safe='')}", {"filter_path": f"{_INDEX_PARTS},error"})
     if reply.status == HTTPStatus.NOT_FOUND:
         if must_be_alias:
@@ -134,7 +138,8 @@ def _blocks(settings: Any, scope: str) -> str:
     return ", ".join(f"{scope}.blocks.{name}" for name in _BLOCKS if blocks.get(name) == "true")
 
 
-def _pipeline(connection: BulkConnection, name: str) -> None:
+def check_pipeline(connection: BulkConnection, name: str) -> None:
+    """Raise ``SinkBlockedError`` if the ingest pipeline is not there."""
     reply = connection.get(f"/_ingest/pipeline/{quote(name, safe='')}", {"summary": "true"})
     if reply.status == HTTPStatus.NOT_FOUND:
         raise SinkBlockedError(f"there is no ingest pipeline {name}")

@@ -1,0 +1,174 @@
+"""Which places of a broker's kind there are to examine, and those that are no servers of AMQP."""
+
+from __future__ import annotations
+
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, parse_qs, urlsplit, urlunsplit
+
+from aggregator.clock import SYSTEM_CLOCK
+from aggregator.doctor.files import file_findings
+from aggregator.doctor.finding import WAIT_SECONDS, Place, error, note, ok, warning
+from aggregator.doctor.network import unreachable
+from aggregator.doctor.stores import redis_findings
+from aggregator.errors import TarantoolError, TarantoolUnavailableError
+from aggregator.masking import masked
+from consumers.broker_source import broker_of
+from consumers.connecting import Broker
+from consumers.doctor_broker import BrokerExamination
+from consumers.transports import SQLITE_QUEUE
+from consumers.transports.sqlite_settings import parse_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from aggregator.config import Route, Settings
+    from aggregator.doctor.finding import Finding
+
+#: The policy under which Redis never throws away what waits in it.
+FIT = "noeviction"
+
+
+def broker_places(settings: Settings, management: str | None = None) -> Iterator[Place]:
+    """Yield how each broker is examined, with all routes that take from it."""
+    together: dict[tuple[str, str | None, str | None], list[Route]] = {}
+    for route in settings.routes.values():
+        ca = str(route.broker_ca) if route.broker_ca else None
+        together.setdefault((route.broker.get_secret_value(), ca, route.server_hostname), []).append(route)
+    for (url, *_), routes in together.items():
+        names = tuple(route.name for route in routes)
+        yield Place(f"broker {masked(url)}", _examination(settings, url, routes, management), names)
+
+
+def _examination(
+    settings: Settings, url: str, routes: Sequence[Route], management: str | None
+) -> Callable[[], Iterator[Finding]]:
+    first = routes[0]
+    broker = None if first.from_tubes else broker_of(first, heartbeat=settings.heartbeat)
+    if broker is None:
+        return lambda: _tubes(url, routes)
+    if broker.amqp:
+        return BrokerExamination(broker, routes, heartbeat=settings.heartbeat, management=management)
+    if url.startswith(SQLITE_QUEUE):
+        return lambda: file_findings("queue file", parse_url(url).path, shared=True)
+    if broker.redis:
+        return lambda: _redis(broker, routes)
+    return lambda: iter([note("broker", "nothing is known of this kind of broker")])
+
+
+# ── Redis as a broker ──
+
+
+def _redis(broker: Broker, routes: Sequence[Route]) -> Iterator[Finding]:
+    connection = broker.connection()
+    connection.transport_options = {
+        **(connection.transport_options or {}),
+        "socket_timeout": WAIT_SECONDS,
+        "socket_connect_timeout": WAIT_SECONDS,
+    }
+    try:
+        with connection:
+            channel: Any = connection.default_channel
+            yield from _kept(channel.client)
+            for route in routes:
+                for name in (route.queue, route.dead_letter_queue):
+                    if name is not None:
+                        yield ok(f"queue {name!r}", f"{channel.client.llen(name)} messages wait")
+    except Exception as exc:  # noqa: BLE001 - whatever the client raises, it is of no use
+        yield unreachable("server", exc.__cause__ or exc, masked(broker.url), tls="broker_ca")
+
+
+def _kept(client: Any) -> Iterator[Finding]:
+    began = SYSTEM_CLOCK.monotonic()
+    client.ping()
+    yield ok("server", f"answers in {(SYSTEM_CLOCK.monotonic() - began) * 1000:.1f} ms")
+    info = {**client.info("server"), **client.info("memory"), **client.info("persistence")}
+    yield from redis_findings(info)
+    policy = info.get("maxmemory_policy")
+    if policy not in {None, FIT}:
+        then = "full, it may throw away what waits in it; the service ends at its start"
+        yield error("server", f"maxmemory-policy {policy}", then, f"CONFIG SET maxmemory-policy {FIT}")
+    if not info.get("aof_enabled"):
+        then = "a crash of Redis forgets what came since its last snapshot, acked or not"
+        yield warning("server", "appendonly is off", then, "CONFIG SET appendonly yes")
+
+
+# ── tubes ──
+
+
+def _tubes(url: str, routes: Sequence[Route]) -> Iterator[Finding]:
+    from consumers.tarantool import Tarantool  # noqa: PLC0415 - only who has Tarantool needs its client
+    from consumers.tarantool import parse_url as addresses  # noqa: PLC0415
+
+    for address in addresses(url):
+        about = f"server {address}"
+        began = SYSTEM_CLOCK.monotonic()
+        try:
+            with closing(Tarantool(address, timeout=WAIT_SECONDS)) as client:
+                took = (SYSTEM_CLOCK.monotonic() - began) * 1000
+                client.require({"tubes": 1})
+                yield ok(about, f"lets us in after {took:.0f} ms, its modules are there")
+                for route in routes:
+                    for tube in route.tubes:
+                        yield from _tube(client, address, tube)
+        except TarantoolUnavailableError as exc:
+            yield error(
+                about, str(exc), "its tasks wait, those of the others go on", "start it, or correct the URL"
+            )
+        except TarantoolError as exc:
+            yield error(about, str(exc), "nothing is taken from it", "python -m consumers.install URL")
+
+
+def _tube(client: Any, address: Any, tube: str) -> Iterator[Finding]:
+    about = f"tube {tube!r} at {address}"
+    try:
+        (stats,) = client.call("tubes.stats", tube)
+    except TarantoolError as exc:
+        yield error(about, str(exc), "workers find nothing to take", f"tubes.create('{tube}') at the server")
+        return
+    tasks = stats["tasks"]
+    yield ok(about, ", ".join(f"{number} {state}" for state, number in tasks.items() if number) or "empty")
+    if tasks.get("buried"):
+        then = "what was refused stays there until somebody kicks it back or deletes it"
+        yield warning(about, f"{tasks['buried']} tasks are buried", then, f"tubes.peek('{tube}', 'buried')")
+
+
+# ── an exchange as a sink ──
+
+
+def exchange_findings(url: str, route: Route, *, heartbeat: float) -> Iterator[Finding]:
+    """Look at the exchange, or queue, that a sink publishes to."""
+    from consumers.doctor_broker import connected, failed  # noqa: PLC0415
+    from consumers.doctor_rights import may_configure, may_write  # noqa: PLC0415
+
+    del route
+    parts = urlsplit(url)
+    options = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    place = urlunsplit(SplitResult(parts.scheme.partition("+")[2], parts.netloc, parts.path, "", ""))
+    where = f"{parts.hostname}:{parts.port or 5672}"
+    try:
+        connection = connected(Broker(place, heartbeat=heartbeat, ca=options.get("ca"), batched=False))
+    except Exception as exc:  # noqa: BLE001 - whatever the client raises, it is of no use
+        yield failed(exc, where, place)
+        return
+    try:
+        yield ok("connection", f"{where} lets us in")
+        exchange = options.get("exchange", "")
+        about = f"exchange {exchange or 'amq.default'!r}"
+        writable = may_write(connection.channel(), exchange)
+        if writable is None:
+            yield error(
+                about, "is not there", "the route waits, and takes nothing", "declare it, or name another"
+            )
+        elif writable:
+            yield ok(about, "may be published to")
+        else:
+            then = "each message is refused, and the route waits"
+            yield error(about, "the user may not write to it", then, "rabbitmqctl set_permissions")
+        if (queue := options.get("queue")) and not may_configure(connection.channel(), queue):
+            yield error(
+                f"queue {queue!r}", "the user may not declare it", "the route waits", "set_permissions"
+            )
+    finally:
+        with suppress(Exception):
+            connection.collect()
