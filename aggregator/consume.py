@@ -19,11 +19,12 @@ from aggregator.ending import FAILED, MISCONFIGURED
 from aggregator.errors import AggregatorError, ConfigurationError, ConfigurationErrors
 from aggregator.layers import load_application
 from aggregator.metrics import Metrics, describe_process
-from aggregator.reporting import announce, print_totals
+from aggregator.reporting import announce, print_totals, wanted
 from aggregator.serving import serve
 from aggregator.sinks.base import Counting
 from aggregator.sinks.results import with_results
 from aggregator.sinks.seen import with_seen_ids
+from aggregator.summary_figures import Detail
 from aggregator.timekeeping import Timekeeper
 from consumers.brokers import broker_fault
 from consumers.control import ControlNode
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
             check(settings).show(as_json=settings.check_format == "json")
             return look(settings) if settings.connect else 0
         logs.configure(settings.log_format, settings.log_level, process=child.number if child else None)
+        if child is not None:
+            logs.leave_out(*child.left_out)
         if child is None and settings.processes > 1:
             from aggregator.processes import service  # noqa: PLC0415 - one process needs nothing of it
 
@@ -78,8 +81,10 @@ def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
         report = settings.until_empty and child is None
         if settings.app is not None:
             # the same object that the settings came from: its functions may call on it
-            return load_application(settings.app, "app").serve(settings, report=report, child=child)
-        return Service(settings, child).run(report=report)
+            return load_application(settings.app, "app").serve(
+                settings, report=report, console=child is None, child=child
+            )
+        return Service(settings, child).run(report=report, console=child is None)
     except (ConfigurationError, ConfigurationErrors) as exc:
         report_faults(exc)
         return MISCONFIGURED
@@ -129,13 +134,16 @@ class Service:
         self._control = self._make_control() if settings.control else None
         self._periodic = make_periodic(settings, SYSTEM_CLOCK) if settings.periodic else None
 
-    def run(self, *, report: bool = False) -> int:
+    def run(self, *, report: bool = False, console: bool = False) -> int:
         """Run until a signal, :meth:`stop`, or the queues are empty; return the exit code.
 
         ``report``: print what became of the messages of each route, and where to look at them.
+        ``console``: on a terminal show meanwhile how they fare, and report at the end.
         """
         settings = self._settings
         with ExitStack() as stack:
+            if console and wanted(settings):
+                report = self._show(stack) or report
             if self._child is None:
                 serve(settings, stack, self._metrics.registry, self.lifeless, self.faults, notes=self.notes)
                 announce(settings)
@@ -188,6 +196,21 @@ class Service:
         for name, route in self._settings.routes.items():
             if (rest := make_rest(route, self._routes[name].pipeline)) is not None:
                 yield rest.look
+
+    def _show(self, stack: ExitStack) -> bool:
+        """Show a summary until the end, where there is a place for it; return whether there is."""
+        from aggregator.summary import summary_of  # noqa: PLC0415 - in a pipe nothing of it is needed
+
+        summary = summary_of(self._settings, SYSTEM_CLOCK)
+        if summary is not None:
+            summary.begin(stack, self._metrics.registry.collect, self._details)
+        return summary is not None
+
+    def _details(self) -> dict[str, Detail]:
+        return {
+            name: Detail(running.failure or running.pipeline.reason, running.pipeline.history.latest)
+            for name, running in self._routes.items()
+        }
 
     def _make_control(self) -> ControlNode:
         routes = {

@@ -74,8 +74,10 @@ class Application(Protocol):
     def entities(self) -> Mapping[str, Any]:
         """Queues that are to be declared, by route."""
 
-    def serve(self, settings: Settings, *, report: bool = False, child: Child | None = None) -> int:
-        """Run what its settings have become; ``report`` prints the totals."""
+    def serve(
+        self, settings: Settings, *, report: bool = False, console: bool = False, child: Child | None = None
+    ) -> int:
+        """Run what its settings have become; ``report`` prints the totals, ``console`` may show a summary."""
 
 
 @dataclass(frozen=True, slots=True)

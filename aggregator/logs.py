@@ -7,15 +7,67 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING, TextIO
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from structlog.typing import EventDict, Processor
 
 #: they tell of each connection and each request, and some of what is in it
 _CHATTY = ("amqp", "elastic_transport", "elasticsearch", "kombu", "opensearch", "stamina", "urllib3")
+
+
+class Outlet:
+    """Where lines go: a stream, which may be another one for a while. Any thread may write.
+
+    Loggers keep their stream from the moment that they are bound on; this one they may keep.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.left_out: frozenset[str] = frozenset()
+        """Events that are not told."""
+
+    def write(self, text: str) -> int:
+        """Write; where nobody reads any more, that is no reason to stop working."""
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        with suppress(OSError):
+            self.stream.flush()
+
+    def sift(self, _logger: object, _method: str, event: EventDict) -> EventDict:
+        """Leave out what somebody else shows; a processor."""
+        if self.left_out and event.get("event") in self.left_out:
+            raise structlog.DropEvent
+        return event
+
+
+_outlet = Outlet(sys.stderr)
+
+
+def leave_out(*events: str) -> None:
+    """Tell nothing of these events from now on."""
+    _outlet.left_out = frozenset(events)
+
+
+@contextmanager
+def diverted(stream: TextIO, *left_out: str) -> Iterator[None]:
+    """Have all lines go to ``stream`` while the block runs, without these events."""
+    outlet = _outlet
+    before = outlet.stream, outlet.left_out
+    outlet.stream, outlet.left_out = stream, frozenset(left_out)
+    try:
+        yield
+    finally:
+        outlet.stream, outlet.left_out = before
 
 
 def configure(
@@ -30,9 +82,12 @@ def configure(
     important lines shown; libraries are shown from ``warning`` on. ``stream`` defaults to stderr.
     ``process``: which of several this is; each line says so.
     """
+    global _outlet  # noqa: PLW0603 - logs are the process's
     stream = stream or sys.stderr
+    _outlet = outlet = Outlet(stream)
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
+        outlet.sift,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -44,10 +99,10 @@ def configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         # a line is one write: several processes may share the stream
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", outlet)),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(cast("TextIO", outlet))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],

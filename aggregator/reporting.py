@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import structlog
@@ -23,6 +24,11 @@ def announce(settings: Settings) -> None:
         log.warning("configuration", note=str(note))
     for route in settings.routes.values():
         log.info("ids", route=route.name, note=_ids(route))
+
+
+def wanted(settings: Settings) -> bool:
+    """Return whether it is worth looking further for a place for a live summary."""
+    return settings.summary != "off" and (sys.stderr.isatty() or sys.stdout.isatty())
 
 
 def print_totals(

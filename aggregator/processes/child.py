@@ -57,8 +57,10 @@ class Work(Protocol):
 class Child:
     """This process as one of several. ``number``: which, from 1; ``signals``: all since its start."""
 
-    def __init__(self, number: int, line: Line, signals: Signals) -> None:
+    def __init__(self, number: int, line: Line, signals: Signals, left_out: Sequence[str] = ()) -> None:
         self.number = number
+        self.left_out = left_out
+        """Events that it does not log: the parent shows them."""
         self.signals = signals
         self.told = False
         """Whether the parent has asked for the end, or has gone."""
@@ -128,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
         order = line.receive() or {}
     except EOFError:
         return FAILED
-    child = Child(number, line, signals)
+    child = Child(number, line, signals, order.get("left_out", ()))
     sys.path[:] = order["path"]
     share(order["folder"], number)
     from aggregator import consume  # noqa: PLC0415 - its metrics stand where share() has said

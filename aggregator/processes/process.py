@@ -29,10 +29,15 @@ STEADY_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What each child is told first: the command line, and the folder of the metrics."""
+    """What each child is told first: the command line, and the folder of the metrics.
+
+    ``stderr``: where it logs to, None for the parent's own. ``left_out``: events that it does not log.
+    """
 
     arguments: Sequence[str]
     folder: str
+    stderr: int | None = None
+    left_out: Sequence[str] = ()
 
 
 class Process:
@@ -73,7 +78,9 @@ class Process:
             with theirs:
                 handle = theirs.fileno()
                 command = [sys.executable, "-m", "aggregator.processes.child", str(self.number), str(handle)]
-                self._child = subprocess.Popen(command, pass_fds=[handle])  # noqa: S603 - it is ourselves
+                self._child = subprocess.Popen(  # noqa: S603 - it is ourselves
+                    command, pass_fds=[handle], stderr=self._order.stderr
+                )
         except BaseException:
             ours.close()
             raise
@@ -83,7 +90,12 @@ class Process:
         self._line = Line(ours)
         self._inquiry = Inquiry(self._line, self._clock)
         # not among the arguments: everybody may read those, and they may hold a password
-        self._line.send(path=sys.path, arguments=list(self._order.arguments), folder=self._order.folder)
+        self._line.send(
+            path=sys.path,
+            arguments=list(self._order.arguments),
+            folder=self._order.folder,
+            left_out=list(self._order.left_out),
+        )
         log.info("process_started", number=self.number, pid=self._child.pid)
 
     def ended(self) -> int | None:

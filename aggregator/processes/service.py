@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,15 @@ from aggregator.errors import ConfigurationError
 from aggregator.processes.parent import Parent
 from aggregator.processes.process import Order, Process
 from aggregator.processes.shared import SharedMetrics
-from aggregator.reporting import announce, print_totals
+from aggregator.reporting import announce, print_totals, wanted
 from aggregator.serving import serve
+from aggregator.summary_figures import Detail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aggregator.settings import Settings
+    from aggregator.summary import Summary
 
 
 def run(settings: Settings, argv: Sequence[str] | None = None) -> int:
@@ -31,9 +34,11 @@ def run(settings: Settings, argv: Sequence[str] | None = None) -> int:
     """
     with ExitStack() as stack:
         folder = _folder(stack)
-        order = Order(sys.argv[1:] if argv is None else argv, folder)
-        processes = [Process(number, order, SYSTEM_CLOCK) for number in range(1, settings.processes + 1)]
         metrics = SharedMetrics(folder)
+        shown = _summary(settings)
+        own = (shown.terminal(stack), shown.left_out) if shown else (None, ())
+        order = Order(sys.argv[1:] if argv is None else argv, folder, *own)
+        processes = [Process(number, order, SYSTEM_CLOCK) for number in range(1, settings.processes + 1)]
         parent = Parent(
             processes,
             metrics=metrics,
@@ -42,15 +47,37 @@ def run(settings: Settings, argv: Sequence[str] | None = None) -> int:
             clock=SYSTEM_CLOCK,
         )
         metrics.before_scrape = parent.refresh
+        if shown:
+            shown.begin(stack, metrics.registry.collect, partial(_details, parent, settings))
         serve(settings, stack, metrics.registry, parent.lifeless, parent.faults, notes=parent.notes)
         announce(settings)
         code = parent.run()
-        if settings.until_empty:
-            places = [
-                sinks.make_sink(route.sink, route.concurrency).where() for route in settings.routes.values()
-            ]
-            print_totals(metrics.totals(), settings.routes, places)
+        totals = metrics.totals()  # while their files are there
+    if settings.until_empty or shown:
+        places = [
+            sinks.make_sink(route.sink, route.concurrency).where() for route in settings.routes.values()
+        ]
+        print_totals(totals, settings.routes, places)
     return code
+
+
+def _summary(settings: Settings) -> Summary | None:
+    if not wanted(settings):
+        return None
+    from aggregator.summary import summary_of  # noqa: PLC0415 - in a pipe nothing of it is needed
+
+    return summary_of(settings, SYSTEM_CLOCK)
+
+
+def _details(parent: Parent, settings: Settings) -> dict[str, Detail]:
+    """Return why routes do not run, as their processes say it."""
+    found = {}
+    for fault in parent.faults():
+        process, _, rest = fault.partition(": ")
+        route, _, reason = rest.partition(": ")
+        if route in settings.routes:
+            found[route] = Detail(f"{reason} ({process})")
+    return found
 
 
 def _folder(stack: ExitStack) -> str:

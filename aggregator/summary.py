@@ -1,0 +1,309 @@
+"""The live summary on a terminal: a few lines below the logs, drawn anew twice a second.
+
+It reads what the metrics hold; messages know nothing of it. Log lines are collected between two drawings and
+printed above it, all in one write. At the end it is wiped away.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tty
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from aggregator import logs
+from aggregator.standing import RouteState
+from aggregator.summary_figures import Detail, Figures, Rates, read
+from aggregator.units import format_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from contextlib import ExitStack
+
+    from prometheus_client.metrics_core import Metric
+
+    from aggregator.clock import Clock
+    from aggregator.config import Settings
+    from aggregator.history import BatchReport
+
+#: Seconds between two drawings.
+TICK_SECONDS = 0.5
+#: Columns of a terminal from which on groups, and last batches, have a place.
+GROUPS_WIDTH, BATCH_WIDTH, RATES_WIDTH = 90, 74, 54
+#: Lines of a terminal that are left to logs.
+LOG_LINES = 6
+_THOUSANDS, _MILLIONS = 100_000, 10_000_000
+_STYLES = {RouteState.RUNNING.value: "green", RouteState.DRAINING.value: "cyan"}
+_TROUBLE = {RouteState.STOPPED.value: "bold red"}
+
+
+def screen_of(settings: Settings, stderr: TextIO, stdout: TextIO) -> TextIO | None:
+    """Return the stream that a summary belongs on; None if on none.
+
+    Where logs come to the same terminal they have to be for people. A terminal that knows no cursor, or
+    that this process has only in the background, has none.
+    """
+    if settings.summary == "off" or os.environ.get("TERM", "") in {"dumb", "unknown"}:
+        return None
+    readable = settings.summary == "on" or settings.log_format in {"auto", "console"}
+    if _ours(stderr):
+        return stderr if readable else None
+    return stdout if _ours(stdout) else None
+
+
+def _ours(stream: TextIO) -> bool:
+    """Return whether a stream is a terminal with this process in its foreground."""
+    try:
+        return stream.isatty() and os.tcgetpgrp(stream.fileno()) == os.getpgrp()
+    except (OSError, ValueError):
+        return False
+
+
+def summary_of(settings: Settings, clock: Clock) -> Summary | None:
+    """Return a summary that is not shown yet, or None where there is no place for one."""
+    stream = screen_of(settings, sys.stderr, sys.stdout)
+    if stream is None:
+        return None
+    # of batches the summary tells; whoever wants details has all of them
+    left_out = () if settings.log_level == "debug" else ("batch",)
+    return Summary(stream, list(settings.routes), clock, left_out=left_out if sys.stderr.isatty() else ())
+
+
+class Lines:
+    """A stream that keeps what is written until it is taken. Any thread may write."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._parts: list[str] = []
+
+    def write(self, text: str) -> int:
+        """Keep a piece."""
+        with self._lock:
+            self._parts.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: it is printed at the next drawing."""
+
+    def isatty(self) -> bool:
+        """Say that it ends at a terminal: colours are welcome."""
+        return True
+
+    def take(self, *, all_of_it: bool = False) -> str:
+        """Return the whole lines so far, without the last line's end; ``all_of_it``: what has no end too."""
+        with self._lock:
+            text = "".join(self._parts)
+            cut = len(text) if all_of_it else text.rfind("\n") + 1
+            self._parts = [text[cut:]] if cut < len(text) else []
+        return text[:cut].removesuffix("\n")
+
+
+class _Console(Console):
+    def show_cursor(self, show: bool = True) -> bool:
+        """Leave it alone: a process that is killed could not show it again."""
+        del show
+        return False
+
+
+class Summary:
+    """Draws in a thread of its own, from :meth:`begin` to the end of the stack that it is given.
+
+    Meanwhile all that is logged, and printed by this process to its terminal, goes through it; ``left_out``:
+    events that are not logged, where logs would come to the same terminal.
+    """
+
+    def __init__(self, stream: TextIO, routes: list[str], clock: Clock, *, left_out: tuple[str, ...]) -> None:
+        self.lines = Lines()
+        self.left_out = left_out
+        self._routes = routes
+        self._clock = clock
+        self._collect: Callable[[], Iterable[Metric]] = tuple
+        self._details: Callable[[], Mapping[str, Detail]] = dict
+        self._began = clock.monotonic()
+        self._rates = Rates()
+        self._console = _Console(file=stream, highlight=False)
+        self._live = Live(
+            console=self._console, auto_refresh=False, transient=True,
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+        self._end = Event()
+        self._thread = Thread(target=self._run, name="summary", daemon=True)
+
+    def begin(
+        self,
+        stack: ExitStack,
+        collect: Callable[[], Iterable[Metric]],
+        details: Callable[[], Mapping[str, Detail]],
+    ) -> None:
+        """Show it until ``stack`` ends.
+
+        ``collect`` returns the metrics, ``details`` what they do not hold, by route.
+        """
+        self._collect, self._details = collect, details
+        through = cast("TextIO", self.lines)
+        self._live.start()
+        stack.callback(self._close)
+        if sys.stderr.isatty():
+            stack.enter_context(logs.diverted(through, *self.left_out))
+            stack.enter_context(redirect_stderr(through))
+        if sys.stdout.isatty():
+            stack.enter_context(redirect_stdout(through))
+        self._thread.start()
+
+    def terminal(self, stack: ExitStack) -> int | None:
+        """Return a file for processes to log to as to a terminal; None where they may use the parent's own.
+
+        What they write is shown above the summary. It is closed with ``stack``.
+        """
+        if not sys.stderr.isatty():
+            return None
+        ours, theirs = os.openpty()
+        tty.setraw(theirs)
+        Thread(target=self._follow, args=(ours,), name="terminal", daemon=True).start()
+        stack.callback(os.close, theirs)
+        return theirs
+
+    def _follow(self, handle: int) -> None:
+        with os.fdopen(handle, encoding="utf-8", errors="replace", newline="") as stream, suppress(OSError):
+            for line in stream:  # until the last of them has closed it
+                self.lines.write(line)
+
+    def _close(self) -> None:
+        """Wipe it away, and print what was written last."""
+        self._end.set()
+        self._thread.join()
+        with suppress(OSError):  # the terminal may have gone
+            self._live.stop()
+            self._print(self.lines.take(all_of_it=True))
+
+    def _run(self) -> None:
+        try:
+            while not self._end.wait(TICK_SECONDS):
+                self._draw()
+        except OSError:  # the terminal has gone; the service goes on
+            return
+
+    def _draw(self) -> None:
+        now = self._clock.monotonic()
+        figures = read(self._collect())
+        self._rates.add(now, figures)
+        size = self._console.size
+        board = Board(self._routes, figures, self._details(), self._rates, now - self._began)
+        with self._console:  # the log's lines and the drawing go out in one write
+            self._live.update(board.drawn(size.width, size.height - LOG_LINES))
+            self._print(self.lines.take())
+            self._live.refresh()
+
+    def _print(self, text: str) -> None:
+        if text:
+            self._console.print(Text.from_ansi(text), soft_wrap=True)
+
+
+class Board:
+    """What is drawn once."""
+
+    def __init__(
+        self,
+        routes: list[str],
+        figures: Mapping[str, Figures],
+        details: Mapping[str, Detail],
+        rates: Rates,
+        seconds: float,
+    ) -> None:
+        self._routes = routes
+        self._figures = {name: figures.get(name, Figures()) for name in routes}
+        self._details = details
+        self._rates = rates
+        self._seconds = seconds
+
+    def drawn(self, width: int, height: int) -> Group:
+        """Return it for a terminal of so many columns, in so many lines at most."""
+        chosen = self._chosen(max(1, height - 3))
+        reasons = [text for name in chosen for text in self._reason(name, width)]
+        room = max(1, height - 3 - len(reasons))
+        rule = Text("─" * width, style="dim", no_wrap=True)
+        return Group(rule, self._table(chosen[:room], width), *reasons, self._foot(len(chosen[:room]), width))
+
+    def _chosen(self, most: int) -> list[str]:
+        """Return the routes that are shown: all, or those in trouble first, in their own order."""
+        if len(self._routes) <= most:
+            return self._routes
+        healthy = RouteState.RUNNING.value
+        troubled = sorted(self._routes, key=lambda name: self._figures[name].state == healthy)[:most]
+        return [name for name in self._routes if name in set(troubled)]
+
+    def _table(self, routes: list[str], width: int) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
+        table.add_column("route", no_wrap=True, max_width=max(8, width // 4), overflow="ellipsis")
+        table.add_column("state", no_wrap=True)
+        names = ["in/s", "written/s", "held"]
+        names += ["groups"] if width >= GROUPS_WIDTH else []
+        names += ["last batch"] if width >= BATCH_WIDTH else []
+        names += ["dead"]
+        if width < RATES_WIDTH:
+            names = ["written/s", "held"]
+        for name in names:
+            table.add_column(name, no_wrap=True, justify="left" if name == "last batch" else "right")
+        for route in routes:
+            cells = self._cells(route)
+            table.add_row(route, self._state(route), *(cells[name] for name in names))
+        return table
+
+    def _cells(self, route: str) -> Mapping[str, Any]:
+        figures = self._figures[route]
+        received, written = self._rates.of(route)
+        detail = self._details.get(route, Detail())
+        return {
+            "in/s": short(received),
+            "written/s": short(written),
+            "held": short(figures.held + figures.outgoing),
+            "groups": short(figures.groups),
+            "last batch": batch_words(detail.last),
+            "dead": Text(short(figures.dead), style="red" if figures.dead else "dim"),
+        }
+
+    def _state(self, route: str) -> Text:
+        state = self._figures[route].state
+        return Text(state, style=_TROUBLE.get(state) or _STYLES.get(state, "yellow"))
+
+    def _reason(self, route: str, width: int) -> Iterator[Text]:
+        reason = self._details.get(route, Detail()).reason
+        if reason and self._figures[route].state != RouteState.RUNNING.value:
+            words = f"{route}: {' '.join(reason.split())}"
+            shown = words if len(words) <= width else f"{words[: width - 1]}…"
+            yield Text(shown, style="yellow", no_wrap=True)
+
+    def _foot(self, drawn: int, width: int) -> Text:
+        total = sum(figures.written for figures in self._figures.values())
+        parts = [format_duration(int(self._seconds)), f"{short(total)} written", "Ctrl-C ends cleanly"]
+        if drawn < len(self._routes):
+            parts.insert(0, f"and {len(self._routes) - drawn} more routes")
+        words = " · ".join(parts)
+        return Text(words[:width], style="dim", no_wrap=True)
+
+
+def short(number: float) -> str:
+    """Return a number in six characters at most: ``12,345``, ``1,234k``, ``0.4``."""
+    if 0 < number < 1:
+        return f"{number:.1f}"
+    if number < _THOUSANDS:
+        return f"{number:,.0f}"
+    return f"{number / 1e3:,.0f}k" if number < _MILLIONS else f"{number / 1e6:,.0f}M"
+
+
+def batch_words(report: BatchReport | None) -> str:
+    """Return the last batch in a few words: size, what completed it, how long it took from there."""
+    if report is None:
+        return "-"
+    seconds = report.queueing + report.writing
+    took = f"{seconds * 1000:.0f}ms" if seconds < 1 else f"{seconds:.1f}s"
+    return f"{short(report.messages)} {report.trigger} {took}"
