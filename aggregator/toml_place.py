@@ -109,8 +109,9 @@ def _value(text: str, document: Any, path: Sequence[str | int], *, name: bool) -
     begin = text.rfind("\n", 0, start) + 1
     if name:
         left = text[begin:start].rstrip().removesuffix("=").rstrip()
-        at = left.rfind(str(path[-1]))
-        return Span(line, at + 1, len(left) + 1) if at >= 0 else None
+        key = str(path[-1])
+        at = left.rfind(key)
+        return Span(line, at + 1, at + 1 + len(key)) if at >= 0 else None
     first = written.split("\n", 1)[0].rstrip()
     return Span(line, start - begin + 1, start - begin + 1 + len(first))
 

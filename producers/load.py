@@ -20,12 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from aggregator.clock import SYSTEM_CLOCK, sleep
 from aggregator.errors import ConfigurationError, PublisherUnavailableError, UnrecoverableError
 from consumers.publisher import Publisher
+from producers.bars import bar
 from producers.cli import Parser, run, share, whole
 from producers.route_map import load_route_map
 from producers.shapes import BLOCK, Shape, messages
@@ -50,7 +48,7 @@ _RETRY_SECONDS: Final = 0.5
 class Tally:
     """What became of the messages; shared by the threads."""
 
-    on_progress: Callable[[int], None]
+    on_progress: Callable[[int], object]
     ids: TextIO | None = None
     confirmed: int = 0
     size: int = 0
@@ -214,12 +212,6 @@ def _parser() -> Parser:
     return parser
 
 
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("published"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
 def _figures(tally: Tally, seconds: float) -> str:
     pace = tally.confirmed / seconds if seconds else 0.0
     refused = "".join(f", {count} {word}" for word, count in sorted(tally.refused.items()))
@@ -236,9 +228,8 @@ def _work(given: Namespace) -> None:
     except OSError as exc:
         raise ConfigurationError("--ids", str(exc)) from None
     began = SYSTEM_CLOCK.monotonic()
-    with _progress() as progress:
-        bar = progress.add_task("published", total=shape.count)
-        tally = Tally(lambda done: progress.advance(bar, done), ids)
+    with bar("published", shape.count) as shown:
+        tally = Tally(shown.advance, ids)
         try:
             load(given, shape, tally)
         finally:

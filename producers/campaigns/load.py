@@ -12,16 +12,15 @@ from argparse import ArgumentParser, ArgumentTypeError
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
+from typing import IO, TYPE_CHECKING, Final, NoReturn
 
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.progress import TimeRemainingColumn as Remaining
 
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import ConfigurationError
 from consumers.tarantool import parse_url
+from producers.bars import Bar, bar
 from producers.campaigns.made_up import PLATFORMS, ZONES, MadeUp
 from producers.campaigns.users import Read, read_csv, read_jsonl
 from producers.campaigns.writing import Tally, Writer, write_all
@@ -39,25 +38,24 @@ _TOLD: Final = 5
 
 
 @contextmanager
-def _source(given: Namespace, progress: Progress) -> Iterator[Iterator[Read]]:
-    """Yield the rows; the progress bar moves as they are read."""
+def _source(given: Namespace, console: Console) -> Iterator[Iterator[Read]]:
+    """Yield the rows; a bar moves as they are read."""
     if given.generate is not None:
-        task = progress.add_task("users", total=given.generate)
         made = MadeUp(given.seed, given.zones, given.platforms).users(given.generate)
-        yield _counted((Read(n, row, None, None) for n, row in enumerate(made, 1)), progress, task)
+        with bar("users", given.generate, console=console) as shown:
+            yield _counted((Read(n, row, None, None) for n, row in enumerate(made, 1)), shown)
         return
     path: Path = given.file
     kind = given.format or ("csv" if path.suffix.lower() == ".csv" else "jsonl")
     try:
         size = path.stat().st_size
-        with path.open("rb") as raw:
-            task = progress.add_task(path.name, total=size)
-            tell = _Telling(raw, lambda at: progress.update(task, completed=at))
+        with path.open("rb") as raw, bar(path.name, size, size=True, console=console) as shown:
+            tell = _Telling(raw, shown.reach)
             if kind == "jsonl":
                 yield read_jsonl(tell)
             else:
                 yield read_csv(_texts(tell), given.ignore)
-            progress.update(task, completed=size)
+            shown.reach(size)
     except OSError as exc:
         raise ConfigurationError("FILE", f"{str(path)!r} cannot be read: {exc.strerror}") from None
 
@@ -83,10 +81,10 @@ class _Telling:
             yield line
 
 
-def _counted(rows: Iterator[Read], progress: Progress, task: Any) -> Iterator[Read]:
+def _counted(rows: Iterator[Read], shown: Bar) -> Iterator[Read]:
     while some := list(islice(rows, 1000)):
         yield from some
-        progress.advance(task, len(some))
+        shown.advance(len(some))
 
 
 class _Refusals:
@@ -115,14 +113,9 @@ def load(given: Namespace) -> Tally:
     """Load everything that the command line asks for."""
     console = Console(stderr=True)
     tally = Tally()
-    columns = MofNCompleteColumn() if given.generate is not None else DownloadColumn()
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), columns, Remaining(),
-        console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
-    with bar, _rejects(given.rejects) as rejects:
+    with _rejects(given.rejects) as rejects:
         writers = [Writer(parse_url(url, "--server"), tally, given.patience) for url in given.server]
-        with _source(given, bar) as rows:
+        with _source(given, console) as rows:
             write_all(rows, writers, given.batch, _Refusals(tally, console, rejects))
     return tally
 

@@ -6,18 +6,18 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from aggregator.errors import ConfigurationError, UnrecoverableError
 from aggregator.importing import load_function
 from consumers.connecting import Broker
 from consumers.publisher import Publisher
+from producers.bars import bar
 from producers.cli import Parser, run, whole
 from producers.replay.letter import DeadLetter
 from producers.replay.queue import opened
 from producers.replay.selection import Selection, moment
 from producers.replay.sending import Replay
-from producers.replay.tables import Summary, console, print_letter, print_summary
+from producers.replay.tables import Summary, print_letter, print_summary
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -32,13 +32,9 @@ def _walk(given: Namespace, queue: DeadLetterQueue, take: Callable[[DeadLetter, 
     """Give each selected letter to ``take`` until ``--limit`` are taken."""
     selection = Selection.of(given)
     taken = 0
-    with Progress(
-        TextColumn("letters"), BarColumn(), MofNCompleteColumn(), console=console(sys.stderr), transient=True,
-        disable=not sys.stderr.isatty(),
-    ) as progress:  # fmt: skip
-        bar = progress.add_task("letters", total=queue.letters)
+    with bar("letters", queue.letters) as shown:
         for letter, tag in queue.walk():
-            progress.advance(bar)
+            shown.advance()
             if selection.takes(letter) and take(letter, tag):
                 taken += 1
                 if taken == given.limit:

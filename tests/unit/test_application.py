@@ -371,9 +371,12 @@ def test_the_command_line_takes_an_application(module, capsys):
 @pytest.mark.parametrize(
     ("reference", "line"),
     [
-        ("no_such_module_at_all:app", "--app: no_such_module_at_all cannot be imported: ModuleNotFoundError"),
-        ("{}:nothing", "--app: {} has no nothing"),
-        ("{}:other", "--app: {}:other is a int; an aggregator.Aggregator is needed"),
+        (
+            "no_such_module_at_all:app",
+            "error: --app: no_such_module_at_all cannot be imported: ModuleNotFoundError",
+        ),
+        ("{}:nothing", "error: --app: {} has no nothing"),
+        ("{}:other", "error: --app: {}:other is a int; an aggregator.Aggregator is needed"),
     ],
 )
 def test_what_is_no_application(reference, line, module, capsys):

@@ -12,10 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Each line may import what stands above it, and nothing beside or below it.
 DIRECTION = """
-    ending signals topic defaults keywords logs masking partitioning private timekeeping units
-    errors clock backoff breaker concurrency ledger metrics standing ports sinks.base closed history
-    push json_pointer
-    importing schedule redis_transport retrying faults serving
+    ending signals topic defaults keywords logs masking metrics partitioning private timekeeping units toml_place doctor.finding
+    errors clock backoff breaker concurrency ledger standing ports sinks.base closed history
+    push json_pointer summary_figures doctor.running doctor.network
+    importing schedule redis_transport retrying faults serving doctor.showing doctor.files
     completion quiet_hours
     delivery correlation content gate request
     isolation seen results keeper screening revocation expiry
@@ -33,11 +33,11 @@ DIRECTION = """
     redis_rules periodic
     settings reference
     layers rules topology_plan
-    topology_reading topology_rules
+    topology_reading topology_rules diagnostics
     config
     topology_check
     assembly check
-    retuning reporting
+    retuning reporting summary
     commands
     application
 """
@@ -46,7 +46,7 @@ RANK = {
 }
 #: What the core may use beside the standard library.
 ALLOWED = {"aggregator", "cronsim", "durationpy", "orjson", "prometheus_client", "pydantic",
-           "pydantic_settings", "rich", "stamina", "structlog"}  # fmt: skip
+           "pydantic_settings", "rich", "stamina", "structlog", "tomlkit"}  # fmt: skip
 PUSHING = {"aioapns", "certifi", "cryptography", "google", "h2", "jwt", "pycurl", "requests"}
 #: What single rooms of it may use beside.
 CLIENTS = {
@@ -62,8 +62,8 @@ CLIENTS = {
     "aggregator.stores": {"rbloom", "redis"},
 }
 #: The core, but for the programs that put all together.
-PROGRAMS = {"consume.py", "control.py"}
-CORE = [path for path in sorted(ROOT.glob("aggregator/**/*.py")) if path.name not in PROGRAMS]
+PROGRAMS = {ROOT / "aggregator" / name for name in ("consume.py", "control.py", "doctor/__main__.py")}
+CORE = [path for path in sorted(ROOT.glob("aggregator/**/*.py")) if path not in PROGRAMS]
 
 
 def name_of(path):
