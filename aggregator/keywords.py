@@ -90,6 +90,7 @@ class ProcessKeywords(RouteKeywords, total=False):
     metrics_port: int | None
     metrics_host: str
     log_format: Literal["auto", "console", "json", "logfmt"]
+    summary: Literal["auto", "on", "off"]
     log_level: Literal["debug", "info", "warning", "error"]
 
 

@@ -49,7 +49,7 @@ def unreachable(about: str, exc: BaseException, where: str, *, tls: str = "the s
         says = f"{where}: its certificate is not trusted: {exc.verify_message}"
         do = f"name the certificates that it descends from ({tls}), or the host that it is made out to"
     elif isinstance(exc, ssl.SSLError):
-        says = f"{where}: no TLS is spoken there ({exc.reason or type(exc).__name__})"
+        says = f"{where}: no TLS is spoken there ({getattr(exc, 'reason', '') or type(exc).__name__})"
         do = "name the TLS port, or the scheme without encryption"
     elif isinstance(exc, TimeoutError):
         says = f"{where}: no answer within {WAIT_SECONDS:g} s"
