@@ -64,10 +64,7 @@ def test_a_length_limit_that_throws_away_is_an_error():
     assert found.level is Level.ERROR
     assert found.says == "x-max-length 10 messages, overflow drop-head"
     assert "thrown away, and nobody is told" in found.then
-    assert (
-        found.do
-        == "arguments never change: delete queue 'q' once it is empty, and declare it without x-max-length"
-    )
+    assert found.do.endswith("delete queue 'q' once it is empty, and declare it without x-max-length")
 
 
 def test_with_a_dead_letter_exchange_or_refused_publishers_it_is_less():
@@ -258,6 +255,8 @@ class Api(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
+    do_OPTIONS = do_HEAD
+
     def log_message(self, *_):
         pass
 
@@ -344,8 +343,7 @@ def test_fields_are_counted_as_the_server_does():
 
 def place(title, *findings, wait=None, fails=None):
     def look():
-        for finding in findings:
-            yield finding
+        yield from findings
         if wait is not None:
             wait.wait(30)
             yield ok(title, "late")
@@ -445,11 +443,8 @@ def test_wrong_flags_of_its_own(argv, capsys):
 
 
 def test_a_finding_shows_no_password():
-    found = list(
-        sinks.sink_place(
-            route("--sink", "webhook+http://u:hunter2@127.0.0.1:1/"), lambda *_: iter(())
-        ).examine()
-    )
+    away = route("--sink", "webhook+http://u:hunter2@127.0.0.1:1/")
+    found = list(sinks.sink_place(away, lambda *_: iter(())).examine())
     assert found
     assert isinstance(found[0], Finding)
     assert "hunter2" not in str(found)
