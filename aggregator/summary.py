@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from aggregator.clock import Clock
-    from aggregator.config import Settings
     from aggregator.history import BatchReport
+    from aggregator.settings import Settings
 
 #: Seconds between two drawings.
 TICK_SECONDS = 0.5

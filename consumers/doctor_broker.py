@@ -28,8 +28,8 @@ from consumers.refusals import advice
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aggregator.config import Route
     from aggregator.doctor.finding import Finding
+    from aggregator.settings import Route
     from consumers.connecting import Broker
     from consumers.doctor_queue import QueueFacts
 

@@ -22,8 +22,8 @@ from consumers.transports.sqlite_settings import parse_url
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from aggregator.config import Route, Settings
     from aggregator.doctor.finding import Finding
+    from aggregator.settings import Route, Settings
 
 #: The policy under which Redis never throws away what waits in it.
 FIT = "noeviction"

@@ -22,8 +22,8 @@ from consumers.topology import MOST_DIFFERENCES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from aggregator.config import Route
     from aggregator.doctor.finding import Finding
+    from aggregator.settings import Route
 
 #: Nothing is ever made with this: it is an argument of streams, and no value for one.
 IMPOSSIBLE = {"x-max-age": "nonsense"}

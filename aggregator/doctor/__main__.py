@@ -27,8 +27,8 @@ from consumers.topology_compare import compare
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aggregator.config import Settings
     from aggregator.doctor.finding import Finding
+    from aggregator.settings import Settings
 
 PROG = "python -m aggregator.doctor"
 #: Exit code where nothing is wrong now, and something will be.

@@ -14,8 +14,8 @@ from aggregator.doctor.finding import amount, error, note, ok, warning
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from aggregator.config import Route, Settings
     from aggregator.doctor.finding import Finding
+    from aggregator.settings import Route, Settings
 
 #: Libraries whose version changes what the service does.
 LIBRARIES = ("kombu", "amqp", "elasticsearch", "opensearch-py", "redis", "tarantool", "pydantic")

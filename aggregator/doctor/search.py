@@ -20,8 +20,8 @@ from aggregator.sinks import elasticsearch_probe as probe
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from aggregator.config import Route
     from aggregator.doctor.finding import Finding
+    from aggregator.settings import Route
     from aggregator.sinks.elasticsearch_client import BulkConnection
     from aggregator.sinks.elasticsearch_options import Settings
 

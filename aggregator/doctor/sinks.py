@@ -23,8 +23,8 @@ from aggregator.sinks.local import read_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from aggregator.config import Route
     from aggregator.doctor.finding import Finding
+    from aggregator.settings import Route
 
     #: Looks at an exchange, which takes the broker's client.
     Exchanges = Callable[[str, Route], Iterator[Finding]]

@@ -13,8 +13,8 @@ from aggregator.masking import masked
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aggregator.config import Route
     from aggregator.doctor.finding import Finding
+    from aggregator.settings import Route
 
 #: Milliseconds of an answer from which on it is worth a warning: each request waits for it.
 SLOW_MS = 20.0

@@ -255,7 +255,8 @@ class Api(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
-    do_OPTIONS = do_HEAD
+    def do_OPTIONS(self):
+        self.do_HEAD()
 
     def log_message(self, *_):
         pass

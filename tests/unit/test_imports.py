@@ -12,11 +12,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Each line may import what stands above it, and nothing beside or below it.
 DIRECTION = """
-    ending signals topic defaults keywords logs masking metrics partitioning private timekeeping units toml_place doctor.finding
+    ending signals topic defaults keywords logs masking metrics partitioning private timekeeping units
+    toml_place doctor.finding
     errors clock backoff breaker concurrency ledger standing ports sinks.base closed history
-    push json_pointer summary_figures doctor.running doctor.network
-    importing schedule redis_transport retrying faults serving doctor.showing doctor.files
-    completion quiet_hours
+    push json_pointer summary_figures doctor.running doctor.network doctor.machine
+    importing schedule redis_transport retrying faults serving doctor.showing doctor.files doctor.search
+    completion quiet_hours doctor.stores doctor.sinks
     delivery correlation content gate request
     isolation seen results keeper screening revocation expiry
     documents buffer outbox
