@@ -173,12 +173,10 @@ class Aggregator:
         with _signals_given_back():
             return self.serve(settings)
 
-    def serve(
-        self, settings: Settings, *, report: bool = False, console: bool = False, child: Child | None = None
-    ) -> int:
-        """Run what the command line has made of this application; ``report`` prints the totals.
+    def serve(self, settings: Settings, *, console: bool = False, child: Child | None = None) -> int:
+        """Run what the command line has made of this application.
 
-        ``console``: the terminal is this process's own, a summary may be shown there.
+        ``console``: the terminal is this process's own; see :meth:`aggregator.consume.Service.run`.
 
         ``child``: this process as one of several; :meth:`stop` ends them all, :meth:`force` is for this one.
         """
@@ -194,7 +192,7 @@ class Aggregator:
                 self._service = service
                 if self._stopped:
                     service.stop()
-            return service.run(report=report, console=console)
+            return service.run(console=console)
         finally:
             with self._lock:
                 self._running = self._stopped = False

@@ -78,13 +78,11 @@ def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
         gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
         if len(settings.routes) > 1:
             sys.setswitchinterval(TURN_SECONDS)
-        report = settings.until_empty and child is None
+        console = child is None
         if settings.app is not None:
             # the same object that the settings came from: its functions may call on it
-            return load_application(settings.app, "app").serve(
-                settings, report=report, console=child is None, child=child
-            )
-        return Service(settings, child).run(report=report, console=child is None)
+            return load_application(settings.app, "app").serve(settings, console=console, child=child)
+        return Service(settings, child).run(console=console)
     except (ConfigurationError, ConfigurationErrors) as exc:
         report_faults(exc)
         return MISCONFIGURED
@@ -134,16 +132,15 @@ class Service:
         self._control = self._make_control() if settings.control else None
         self._periodic = make_periodic(settings, SYSTEM_CLOCK) if settings.periodic else None
 
-    def run(self, *, report: bool = False, console: bool = False) -> int:
+    def run(self, *, console: bool = False) -> int:
         """Run until a signal, :meth:`stop`, or the queues are empty; return the exit code.
 
-        ``report``: print what became of the messages of each route, and where to look at them.
-        ``console``: on a terminal show meanwhile how they fare, and report at the end.
+        ``console``: on a terminal show meanwhile how the routes fare. At the end of that, and once the queues
+        are empty, print what became of the messages, and where to look at them.
         """
         settings = self._settings
         with ExitStack() as stack:
-            if console and wanted(settings):
-                report = self._show(stack) or report
+            shown = console and wanted(settings) and self._show(stack)
             if self._child is None:
                 serve(settings, stack, self._metrics.registry, self.lifeless, self.faults, notes=self.notes)
                 announce(settings)
@@ -156,7 +153,7 @@ class Service:
             if looks := list(self._looks()):
                 stack.enter_context(Timekeeper(looks, SYSTEM_CLOCK))
             code = self._supervisor.run()
-        if report:
+        if shown or (console and settings.until_empty):
             places = [running.sink.where() for running in self._routes.values()]
             print_totals(self._metrics.totals(), self._routes, places)
         return code

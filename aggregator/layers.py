@@ -74,10 +74,8 @@ class Application(Protocol):
     def entities(self) -> Mapping[str, Any]:
         """Queues that are to be declared, by route."""
 
-    def serve(
-        self, settings: Settings, *, report: bool = False, console: bool = False, child: Child | None = None
-    ) -> int:
-        """Run what its settings have become; ``report`` prints the totals, ``console`` may show a summary."""
+    def serve(self, settings: Settings, *, console: bool = False, child: Child | None = None) -> int:
+        """Run what its settings have become; ``console``: it may show a summary, and tell the totals."""
 
 
 @dataclass(frozen=True, slots=True)

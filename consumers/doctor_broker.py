@@ -99,7 +99,7 @@ class BrokerExamination:
         told = self._connection.server_properties
         text = str(told.get("version", ""))
         self._version = tuple(int(part) for part in re.findall(r"\d+", text)[:3])
-        says = f"{told.get('product', 'an unknown broker')} {text}, heartbeat {self._connection.heartbeat} s"
+        says = f"{told.get('product', 'an unknown broker')} {text}, heartbeat {self._connection.heartbeat:g} s"
         if told.get("product") != "RabbitMQ" or not self._version:
             yield note("server", says, "it was tried with RabbitMQ alone")
         elif self._version < OLDEST:

@@ -11,6 +11,7 @@ import sys
 import termios
 import threading
 from io import StringIO
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,10 +136,11 @@ class Terminal:
         with self._lock:
             for number in range(self.screen.lines):
                 row = Text(no_wrap=True)
-                for column in range(self.screen.columns):
-                    cell = self.screen.buffer[number][column]
-                    style = Style(color=_colour(cell.fg), bold=cell.bold)
-                    row.append(cell.data, style)
+                cells = [self.screen.buffer[number][column] for column in range(self.screen.columns)]
+                for (colour, bold), alike in groupby(cells, lambda cell: (cell.fg, cell.bold)):
+                    text = "".join(cell.data for cell in alike)
+                    row.append(text, Style(color=_colour(colour), bold=bold))
+                row.rstrip()
                 rows.append(row)
         while rows and not rows[-1].plain.strip():
             rows.pop()

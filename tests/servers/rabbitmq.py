@@ -194,7 +194,8 @@ def _configure(folder: Path, inside: str, settings: Mapping[str, str]) -> tuple[
     lines = {"listeners.tcp.local": f"127.0.0.1:{port}", **SETTINGS, **settings}
     Path(folder, "rabbitmq.conf").write_text("".join(f"{k} = {v}\n" for k, v in lines.items()))
     Path(folder, "advanced.config").write_text(ADVANCED)
-    Path(folder, "plugins").write_text(f"[{','.join(PLUGINS)}].\n")
+    more = ("rabbitmq_management",) if any(key.startswith("management.") for key in settings) else ()
+    Path(folder, "plugins").write_text(f"[{','.join((*PLUGINS, *more))}].\n")
     environment = {
         "HOME": inside,
         "LANG": "C.UTF-8",

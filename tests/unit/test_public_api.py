@@ -53,7 +53,7 @@ Aggregator.periodic(self, name: str, **options: Unpack[PeriodicKeywords]) -> Non
 Aggregator.settings(self) -> Settings
 Aggregator.routes(self) -> Mapping[str, Route]
 Aggregator.run(self, *, until_empty: bool = False) -> int
-Aggregator.serve(self, settings: Settings, *, report: bool = False, console: bool = False, child: Child | None = None) -> int
+Aggregator.serve(self, settings: Settings, *, console: bool = False, child: Child | None = None) -> int
 Aggregator.stop(self) -> None
 Aggregator.force(self, route: str | None = None, *keys: str | tuple[str, ...] | None) -> int
 """
