@@ -87,7 +87,6 @@ def configure(
     _outlet = outlet = Outlet(stream)
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
-        outlet.sift,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -96,7 +95,7 @@ def configure(
         shared.append(_naming(process))
     rendering = _rendering(format, stream)
     structlog.configure(
-        processors=[*shared, *rendering],
+        processors=[outlet.sift, *shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         # a line is one write: several processes may share the stream
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", outlet)),

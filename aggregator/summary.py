@@ -11,37 +11,30 @@ import sys
 import tty
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from aggregator import logs
-from aggregator.standing import RouteState
-from aggregator.summary_figures import Detail, Figures, Rates, read
-from aggregator.units import format_duration
+from aggregator.summary_board import Board
+from aggregator.summary_figures import Rates, read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import ExitStack
 
     from prometheus_client.metrics_core import Metric
 
     from aggregator.clock import Clock
-    from aggregator.history import BatchReport
     from aggregator.settings import Settings
+    from aggregator.summary_figures import Detail
 
 #: Seconds between two drawings.
 TICK_SECONDS = 0.5
-#: Columns of a terminal from which on groups, and last batches, have a place.
-GROUPS_WIDTH, BATCH_WIDTH, RATES_WIDTH = 90, 74, 54
 #: Lines of a terminal that are left to logs.
 LOG_LINES = 6
-_THOUSANDS, _MILLIONS = 100_000, 10_000_000
-_STYLES = {RouteState.RUNNING.value: "green", RouteState.DRAINING.value: "cyan"}
-_TROUBLE = {RouteState.STOPPED.value: "bold red"}
 
 
 def screen_of(settings: Settings, stderr: TextIO, stdout: TextIO) -> TextIO | None:
@@ -130,6 +123,8 @@ class Summary:
         self._details: Callable[[], Mapping[str, Detail]] = dict
         self._began = clock.monotonic()
         self._rates = Rates()
+        self._stream = stream
+        self._front = True
         self._console = _Console(file=stream, highlight=False)
         self._live = Live(
             console=self._console, auto_refresh=False, transient=True,
@@ -193,6 +188,13 @@ class Summary:
             return
 
     def _draw(self) -> None:
+        front = _ours(self._stream)
+        if front != self._front:  # put into the background, or taken back
+            self._front = front
+            (self._live.start if front else self._live.stop)()
+        if not front:
+            self._print(self.lines.take())
+            return
         now = self._clock.monotonic()
         figures = read(self._collect())
         self._rates.add(now, figures)
@@ -206,104 +208,3 @@ class Summary:
     def _print(self, text: str) -> None:
         if text:
             self._console.print(Text.from_ansi(text), soft_wrap=True)
-
-
-class Board:
-    """What is drawn once."""
-
-    def __init__(
-        self,
-        routes: list[str],
-        figures: Mapping[str, Figures],
-        details: Mapping[str, Detail],
-        rates: Rates,
-        seconds: float,
-    ) -> None:
-        self._routes = routes
-        self._figures = {name: figures.get(name, Figures()) for name in routes}
-        self._details = details
-        self._rates = rates
-        self._seconds = seconds
-
-    def drawn(self, width: int, height: int) -> Group:
-        """Return it for a terminal of so many columns, in so many lines at most."""
-        chosen = self._chosen(max(1, height - 3))
-        reasons = [text for name in chosen for text in self._reason(name, width)]
-        room = max(1, height - 3 - len(reasons))
-        rule = Text("─" * width, style="dim", no_wrap=True)
-        return Group(rule, self._table(chosen[:room], width), *reasons, self._foot(len(chosen[:room]), width))
-
-    def _chosen(self, most: int) -> list[str]:
-        """Return the routes that are shown: all, or those in trouble first, in their own order."""
-        if len(self._routes) <= most:
-            return self._routes
-        healthy = RouteState.RUNNING.value
-        troubled = sorted(self._routes, key=lambda name: self._figures[name].state == healthy)[:most]
-        return [name for name in self._routes if name in set(troubled)]
-
-    def _table(self, routes: list[str], width: int) -> Table:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
-        table.add_column("route", no_wrap=True, max_width=max(8, width // 4), overflow="ellipsis")
-        table.add_column("state", no_wrap=True)
-        names = ["in/s", "written/s", "held"]
-        names += ["groups"] if width >= GROUPS_WIDTH else []
-        names += ["last batch"] if width >= BATCH_WIDTH else []
-        names += ["dead"]
-        if width < RATES_WIDTH:
-            names = ["written/s", "held"]
-        for name in names:
-            table.add_column(name, no_wrap=True, justify="left" if name == "last batch" else "right")
-        for route in routes:
-            cells = self._cells(route)
-            table.add_row(route, self._state(route), *(cells[name] for name in names))
-        return table
-
-    def _cells(self, route: str) -> Mapping[str, Any]:
-        figures = self._figures[route]
-        received, written = self._rates.of(route)
-        detail = self._details.get(route, Detail())
-        return {
-            "in/s": short(received),
-            "written/s": short(written),
-            "held": short(figures.held + figures.outgoing),
-            "groups": short(figures.groups),
-            "last batch": batch_words(detail.last),
-            "dead": Text(short(figures.dead), style="red" if figures.dead else "dim"),
-        }
-
-    def _state(self, route: str) -> Text:
-        state = self._figures[route].state
-        return Text(state, style=_TROUBLE.get(state) or _STYLES.get(state, "yellow"))
-
-    def _reason(self, route: str, width: int) -> Iterator[Text]:
-        reason = self._details.get(route, Detail()).reason
-        if reason and self._figures[route].state != RouteState.RUNNING.value:
-            words = f"{route}: {' '.join(reason.split())}"
-            shown = words if len(words) <= width else f"{words[: width - 1]}…"
-            yield Text(shown, style="yellow", no_wrap=True)
-
-    def _foot(self, drawn: int, width: int) -> Text:
-        total = sum(figures.written for figures in self._figures.values())
-        parts = [format_duration(int(self._seconds)), f"{short(total)} written", "Ctrl-C ends cleanly"]
-        if drawn < len(self._routes):
-            parts.insert(0, f"and {len(self._routes) - drawn} more routes")
-        words = " · ".join(parts)
-        return Text(words[:width], style="dim", no_wrap=True)
-
-
-def short(number: float) -> str:
-    """Return a number in six characters at most: ``12,345``, ``1,234k``, ``0.4``."""
-    if 0 < number < 1:
-        return f"{number:.1f}"
-    if number < _THOUSANDS:
-        return f"{number:,.0f}"
-    return f"{number / 1e3:,.0f}k" if number < _MILLIONS else f"{number / 1e6:,.0f}M"
-
-
-def batch_words(report: BatchReport | None) -> str:
-    """Return the last batch in a few words: size, what completed it, how long it took from there."""
-    if report is None:
-        return "-"
-    seconds = report.queueing + report.writing
-    took = f"{seconds * 1000:.0f}ms" if seconds < 1 else f"{seconds:.1f}s"
-    return f"{short(report.messages)} {report.trigger} {took}"

@@ -42,13 +42,23 @@ TIMEOUT_SECONDS = 1800.0
 
 
 class BrokerExamination:
-    """One broker's URL, with the routes that take from it. ``management``: where its API is."""
+    """One broker's URL, with the routes that take from it.
+
+    ``exchanges``: what else is published to there; ``management``: where its API is.
+    """
 
     def __init__(
-        self, broker: Broker, routes: Sequence[Route], *, heartbeat: float, management: str | None = None
+        self,
+        broker: Broker,
+        routes: Sequence[Route],
+        *,
+        heartbeat: float,
+        exchanges: Sequence[str] = (),
+        management: str | None = None,
     ) -> None:
         self._broker = broker
         self._routes = routes
+        self._exchanges = exchanges
         self._heartbeat = heartbeat
         self._named = management
         self._management: Management | None = None
@@ -65,6 +75,8 @@ class BrokerExamination:
             yield from self._api()
             for route in self._routes:
                 yield from self._route(route)
+            for exchange in self._exchanges:
+                yield from publishing(self._channel(), exchange)
         finally:
             with suppress(Exception):
                 self._connection.collect()
@@ -99,7 +111,8 @@ class BrokerExamination:
         told = self._connection.server_properties
         text = str(told.get("version", ""))
         self._version = tuple(int(part) for part in re.findall(r"\d+", text)[:3])
-        says = f"{told.get('product', 'an unknown broker')} {text}, heartbeat {self._connection.heartbeat:g} s"
+        product, beats = told.get("product", "an unknown broker"), self._connection.heartbeat
+        says = f"{product} {text}, heartbeat {beats:g} s"
         if told.get("product") != "RabbitMQ" or not self._version:
             yield note("server", says, "it was tried with RabbitMQ alone")
         elif self._version < OLDEST:
@@ -230,6 +243,20 @@ class BrokerExamination:
                     exclusive=told.get("exclusive", facts.exclusive),
                 )
         return facts
+
+
+def publishing(channel: Any, exchange: str) -> Iterator[Finding]:
+    """Look whether an exchange is there, and may be published to."""
+    name = exchange or "amq.default"
+    about = f"exchange {name!r}"
+    writable = may_write(channel, exchange)
+    if writable is None:
+        yield error(about, "is not there", "nothing can be published to it", "declare it, or name another")
+    elif writable:
+        yield ok(about, "may be published to")
+    else:
+        do = f"let the user's write pattern match {name!r}: rabbitmqctl set_permissions"
+        yield error(about, "the user has not the right to write to it", "nothing can be published to it", do)
 
 
 def connected(broker: Broker) -> Any:

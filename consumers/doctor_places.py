@@ -13,9 +13,12 @@ from aggregator.doctor.network import unreachable
 from aggregator.doctor.stores import redis_findings
 from aggregator.errors import TarantoolError, TarantoolUnavailableError
 from aggregator.masking import masked
+from aggregator.settings import with_vhost
 from consumers.broker_source import broker_of
 from consumers.connecting import Broker
-from consumers.doctor_broker import BrokerExamination
+from consumers.doctor_broker import BrokerExamination, connected, failed, publishing
+from consumers.doctor_rights import may_configure
+from consumers.mailbox import control_place
 from consumers.transports import SQLITE_QUEUE
 from consumers.transports.sqlite_settings import parse_url
 
@@ -35,9 +38,13 @@ def broker_places(settings: Settings, management: str | None = None) -> Iterator
     for route in settings.routes.values():
         ca = str(route.broker_ca) if route.broker_ca else None
         together.setdefault((route.broker.get_secret_value(), ca, route.server_hostname), []).append(route)
+    named = {url for url, *_ in together}
     for (url, *_), routes in together.items():
         names = tuple(route.name for route in routes)
         yield Place(f"broker {masked(url)}", _examination(settings, url, routes, management), names)
+    if settings.control and (place := control_place(settings)).url not in named:
+        examination = BrokerExamination(place, (), heartbeat=settings.heartbeat, management=management)
+        yield Place(f"control_broker {masked(place.url)}", examination)
 
 
 def _examination(
@@ -48,7 +55,12 @@ def _examination(
     if broker is None:
         return lambda: _tubes(url, routes)
     if broker.amqp:
-        return BrokerExamination(broker, routes, heartbeat=settings.heartbeat, management=management)
+        # by the clock is published to the process's own broker
+        own = with_vhost(settings.broker.get_secret_value(), settings.vhost) == url
+        exchanges = sorted({each.exchange or "" for each in settings.periodic.values()}) if own else ()
+        return BrokerExamination(
+            broker, routes, heartbeat=settings.heartbeat, exchanges=exchanges, management=management
+        )
     if url.startswith(SQLITE_QUEUE):
         return lambda: file_findings("queue file", parse_url(url).path, shared=True)
     if broker.redis:
@@ -130,7 +142,9 @@ def _tube(client: Any, address: Any, tube: str) -> Iterator[Finding]:
     yield ok(about, ", ".join(f"{number} {state}" for state, number in tasks.items() if number) or "empty")
     if tasks.get("buried"):
         then = "what was refused stays there until somebody kicks it back or deletes it"
-        yield warning(about, f"{tasks['buried']} tasks are buried", then, f"tubes.peek('{tube}', 'buried')")
+        yield warning(
+            about, f"{tasks['buried']} tasks are buried", then, f"tubes.kick('{tube}', 100) gives some back"
+        )
 
 
 # ── an exchange as a sink ──
@@ -138,9 +152,6 @@ def _tube(client: Any, address: Any, tube: str) -> Iterator[Finding]:
 
 def exchange_findings(url: str, route: Route, *, heartbeat: float) -> Iterator[Finding]:
     """Look at the exchange, or queue, that a sink publishes to."""
-    from consumers.doctor_broker import connected, failed  # noqa: PLC0415
-    from consumers.doctor_rights import may_configure, may_write  # noqa: PLC0415
-
     del route
     parts = urlsplit(url)
     options = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -153,18 +164,7 @@ def exchange_findings(url: str, route: Route, *, heartbeat: float) -> Iterator[F
         return
     try:
         yield ok("connection", f"{where} lets us in")
-        exchange = options.get("exchange", "")
-        about = f"exchange {exchange or 'amq.default'!r}"
-        writable = may_write(connection.channel(), exchange)
-        if writable is None:
-            yield error(
-                about, "is not there", "the route waits, and takes nothing", "declare it, or name another"
-            )
-        elif writable:
-            yield ok(about, "may be published to")
-        else:
-            then = "each message is refused, and the route waits"
-            yield error(about, "the user may not write to it", then, "rabbitmqctl set_permissions")
+        yield from publishing(connection.channel(), options.get("exchange", ""))
         if (queue := options.get("queue")) and not may_configure(connection.channel(), queue):
             yield error(
                 f"queue {queue!r}", "the user may not declare it", "the route waits", "set_permissions"

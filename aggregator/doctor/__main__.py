@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from aggregator import logs
 from aggregator.check import check
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.consume import load_settings
@@ -15,7 +16,7 @@ from aggregator.diagnostics import report_faults
 from aggregator.doctor.finding import Level, Place, error, ok, warning
 from aggregator.doctor.machine import machine
 from aggregator.doctor.running import PATIENCE, examine
-from aggregator.doctor.showing import as_json, show, worst
+from aggregator.doctor.showing import as_json, show, waiting, worst
 from aggregator.doctor.sinks import sink_place
 from aggregator.doctor.stores import store_places
 from aggregator.ending import CLEAN, MISCONFIGURED
@@ -47,13 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigurationError, ConfigurationErrors) as exc:
         report_faults(exc)
         return MISCONFIGURED
-    runs = examine(list(places(settings, given.management)), SYSTEM_CLOCK, patience=given.timeout)
+    logs.configure("console", "error")
+    found = list(places(settings, given.management))
+    with waiting(f"looking at {len(found)} places", sys.stderr):
+        runs = examine(found, SYSTEM_CLOCK, patience=given.timeout)
     if given.format == "json":
         sys.stdout.write(f"{as_json(runs)}\n")
     else:
         show(runs, sys.stdout)
-    found = worst(runs)
-    return MISCONFIGURED if found is Level.ERROR else WARNED if found is Level.WARNING else CLEAN
+    level = worst(runs)
+    return MISCONFIGURED if level is Level.ERROR else WARNED if level is Level.WARNING else CLEAN
 
 
 def places(settings: Settings, management: str | None = None) -> Iterator[Place]:

@@ -10,7 +10,7 @@ from aggregator.doctor.finding import error
 from aggregator.masking import masked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from aggregator.clock import Clock
     from aggregator.doctor.finding import Finding, Place
@@ -36,9 +36,8 @@ def examine(
     clock: Clock,
     *,
     patience: float = PATIENCE,
-    told: Callable[[Examined], None] = lambda _: None,
 ) -> list[Examined]:
-    """Examine all; return what was found, in the order of ``places``. ``told`` hears of each that ends.
+    """Examine all; return what was found, in the order of ``places``.
 
     Threads that never come back are left behind: they hold nothing, and end with the process.
     """
@@ -55,7 +54,6 @@ def examine(
                     _give_up(run, patience)
                 else:
                     changed.wait(left)
-            told(run)
     return runs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 import orjson
@@ -72,6 +73,16 @@ def _wrapped(text: str, width: int) -> list[str]:
     """Break at spaces alone: a command or a URL stays what it is."""
     room = max(20, width - _INDENT - _WORD)
     return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+
+
+@contextmanager
+def waiting(words: str, stream: TextIO) -> Iterator[None]:
+    """Say on a terminal, while the block runs, what is waited for."""
+    if not stream.isatty():
+        yield
+        return
+    with Console(file=stream).status(words, spinner="line"):
+        yield
 
 
 def show(runs: Sequence[Examined], stream: TextIO) -> None:

@@ -16,7 +16,8 @@ DIRECTION = """
     toml_place doctor.finding
     errors clock backoff breaker concurrency ledger standing ports sinks.base closed history
     push json_pointer summary_figures doctor.running doctor.network doctor.machine
-    importing schedule redis_transport retrying faults serving doctor.showing doctor.files doctor.search
+    importing schedule redis_transport retrying faults serving
+    summary_board doctor.showing doctor.files doctor.search
     completion quiet_hours doctor.stores doctor.sinks
     delivery correlation content gate request
     isolation seen results keeper screening revocation expiry

@@ -13,7 +13,8 @@ from aggregator import logs, summary
 from aggregator.history import BatchReport
 from aggregator.metrics import Metrics
 from aggregator.standing import STATES
-from aggregator.summary import Board, Lines, batch_words, screen_of, short
+from aggregator.summary import Lines, screen_of
+from aggregator.summary_board import Board, batch_words, short
 from aggregator.summary_figures import Detail, Figures, Rates, read
 
 REPORT = BatchReport(0.0, None, "size", 1, True, 1000, 0, 5, 1.0, 0, 0, 2.0, 0.1, 0.104, {"written": 1000})
