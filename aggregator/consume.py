@@ -200,7 +200,7 @@ class Service:
 
         summary = summary_of(self._settings, SYSTEM_CLOCK)
         if summary is not None:
-            summary.begin(stack, self._metrics.registry.collect, self._details)
+            summary.begin(stack, self._metrics.overview, self._details)
         return summary is not None
 
     def _details(self) -> dict[str, Detail]:

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from aggregator.defaults import DISTRIBUTION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Literal
 
     from prometheus_client.metrics_core import Metric
@@ -157,6 +157,20 @@ class Metrics:
         """Read the gauges that follow a function, for whoever looks from another process."""
         for gauge, function in (self._followed or {}).items():
             gauge.set(function())
+
+    def overview(self) -> Iterator[Metric]:
+        """Yield those that say in a few numbers how routes fare; all of them would cost twenty times that."""
+        for each in (
+            self.received,
+            self.deliveries,
+            self.dead_letters,
+            self.held_messages,
+            self.held_groups,
+            self.outgoing_messages,
+            self.route_state,
+            self.queue_messages,
+        ):
+            yield from each.collect()
 
     def totals(self) -> dict[str, dict[str, int]]:
         """Return how many deliveries ended with which verdict, by route."""

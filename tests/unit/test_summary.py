@@ -36,7 +36,7 @@ def metrics_of(routes):
 
 
 def test_the_figures_are_those_of_the_metrics():
-    found = read(metrics_of({"a": "running", "b": "waiting"}).registry.collect())
+    found = read(metrics_of({"a": "running", "b": "waiting"}).overview())
     assert found["a"] == Figures(70, 55, 13, 3, 0, 2, 9, {"running"})
     assert found["b"].state == "waiting"
 
