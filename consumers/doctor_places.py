@@ -138,7 +138,7 @@ def _tube(client: Any, address: Any, tube: str) -> Iterator[Finding]:
     except TarantoolError as exc:
         yield error(about, str(exc), "workers find nothing to take", f"tubes.create('{tube}') at the server")
         return
-    tasks = stats["tasks"]
+    tasks = {state: number for state, number in stats["tasks"].items() if state != "total"}
     yield ok(about, ", ".join(f"{number} {state}" for state, number in tasks.items() if number) or "empty")
     if tasks.get("buried"):
         then = "what was refused stays there until somebody kicks it back or deletes it"

@@ -297,6 +297,20 @@ def test_redis_beside_the_sink_and_as_a_broker(doctor, redis):
     assert {each["says"] for each in found} <= {"appendonly is off"}
 
 
+def test_tubes(doctor, tarantool):
+    name = f"t{uuid4().hex[:8]}"
+    flags = ("--broker", tarantool.url_of("consumer"), "--queue", name, "--aggregate", "push")
+    code, found = doctor(*flags)
+    assert code == 2
+    assert [about for about, _ in by(found, "error")] == [f"tube '{name}' at {tarantool.uri}"]
+    tarantool.eval("tubes.create(...)", name)
+    _, found = doctor(*flags)
+    assert not by(found, "error")
+    wrong = flags[1].replace("secret", "wrong")
+    _, found = doctor("--broker", wrong, *flags[2:])
+    assert [about for about, _ in by(found, "error")] == [f"server {tarantool.uri}"]
+
+
 def test_policies_alarms_and_the_clock_by_the_management_api(doctor, own_rabbitmq):
     port = str(free_port())
     broker = own_rabbitmq("4.0", management__tcp__port=port, management__tcp__ip="127.0.0.1")
