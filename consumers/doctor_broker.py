@@ -77,6 +77,8 @@ class BrokerExamination:
                 yield from self._route(route)
             for exchange in self._exchanges:
                 yield from publishing(self._channel(), exchange)
+        except (OSError, AMQPError) as exc:
+            yield failed(exc, "the broker", self._broker.url)
         finally:
             with suppress(Exception):
                 self._connection.collect()
@@ -112,7 +114,7 @@ class BrokerExamination:
         text = str(told.get("version", ""))
         self._version = tuple(int(part) for part in re.findall(r"\d+", text)[:3])
         product, beats = told.get("product", "an unknown broker"), self._connection.heartbeat
-        says = f"{product} {text}, heartbeat {beats:g} s"
+        says = f"{product} {text}, heartbeat {beats:g} s, frame_max {self._connection.frame_max}"
         if told.get("product") != "RabbitMQ" or not self._version:
             yield note("server", says, "it was tried with RabbitMQ alone")
         elif self._version < OLDEST:

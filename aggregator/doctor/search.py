@@ -54,6 +54,8 @@ def examine(url: str, route: Route) -> Iterator[Finding]:
                 yield from check(connection, settings, route)
             except SinkError as exc:
                 yield _fault(check.__name__.strip("_"), exc, "look what the server's log says")
+                if not isinstance(exc, SinkBlockedError):
+                    return  # silent by now: each further question would wait as long
     finally:
         connection.close()
 
