@@ -130,3 +130,22 @@ def test_long_work_has_a_bar_on_a_terminal(terminal, tmp_path):
     assert lines[0].startswith("published ")
     assert opened.end(b"") == 0
     assert opened.lines[0].startswith("300 messages confirmed"), "the bar is wiped away"
+
+
+def test_the_doctor_and_faults_in_colours(terminal, tmp_path):
+    flags = ["--broker", f"sqlite-queue:///{tmp_path}/q.db", "--sink", "webhook+http://127.0.0.1:1/x"]
+    opened = terminal(*program("aggregator.doctor", *flags), columns=70, rows=50)
+    assert opened.end(b"") == 2
+    assert "this machine" in opened.lines
+    assert opened.lines.index("  error    connection: 127.0.0.1:1: nothing listens there") > 0
+    assert {"green", "red"} <= {cell.fg for row in opened.screen.buffer.values() for cell in row.values()}
+    assert all(len(line) <= 70 for line in opened.lines)
+    opened = terminal(*service("--sise", "20"))
+    assert opened.end(b"") == 2
+    assert opened.text.splitlines() == [
+        "error: --sise: no such flag; did you mean --size?",
+        "      | --sise 20",
+        "      | ^~~~~~",
+        "      | --size",
+        "1 error; nothing was started.",
+    ]
