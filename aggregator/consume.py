@@ -14,7 +14,6 @@ from aggregator.check import check
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.commands import Commands, Controlled
 from aggregator.config import load
-from aggregator.diagnostics import report_faults
 from aggregator.ending import FAILED, MISCONFIGURED
 from aggregator.errors import AggregatorError, ConfigurationError, ConfigurationErrors
 from aggregator.layers import load_application
@@ -84,6 +83,8 @@ def main(argv: Sequence[str] | None = None, child: Child | None = None) -> int:
             return load_application(settings.app, "app").serve(settings, console=console, child=child)
         return Service(settings, child).run(console=console)
     except (ConfigurationError, ConfigurationErrors) as exc:
+        from aggregator.diagnostics import report_faults  # noqa: PLC0415 - long to import, and seldom wanted
+
         report_faults(exc)
         return MISCONFIGURED
     except AggregatorError as exc:
