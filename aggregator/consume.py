@@ -205,10 +205,11 @@ class Service:
         return summary is not None
 
     def _details(self) -> dict[str, Detail]:
-        return {
-            name: Detail(running.failure or running.pipeline.reason, running.pipeline.history.latest)
-            for name, running in self._routes.items()
-        }
+        found = {}
+        for name, running in self._routes.items():
+            last = running.pipeline.history.last()
+            found[name] = Detail(running.failure or running.pipeline.reason, last[-1] if last else None)
+        return found
 
     def _make_control(self) -> ControlNode:
         routes = {

@@ -104,11 +104,6 @@ class History:
         self._last.append(made)
         return made
 
-    @property
-    def latest(self) -> BatchReport | None:
-        """The newest, None before the first."""
-        return self._last[-1] if self._last else None
-
     def last(self) -> list[BatchReport]:
         """Return what is kept."""
         return list(self._last)
