@@ -16,6 +16,7 @@ from aggregator.clock import SYSTEM_CLOCK
 from aggregator.doctor.finding import WAIT_SECONDS, Level, error, note, ok, warning
 from aggregator.doctor.network import certificate, unreachable
 from aggregator.masking import masked
+from aggregator.retrying import queue_name, read_steps
 from aggregator.rules import size_text
 from aggregator.units import format_duration
 from consumers.connecting import is_not_found
@@ -153,6 +154,8 @@ class BrokerExamination:
         for name in names:
             yield from self._source(route, name)
         yield from self._dead_letters(route)
+        for seconds in read_steps(route.retry) if route.retry else ():
+            yield from self._waiting(queue_name(route.queue, seconds))
         yield from self._limits(route)
 
     def _source(self, route: Route, name: str) -> Iterator[Finding]:
@@ -165,6 +168,17 @@ class BrokerExamination:
             yield from judge_source(facts, route, self._version)
             if not may_read(self._channel(), name):
                 yield _no_right("read", about, "nothing can be taken from it", name, self._user)
+        except ChannelError as exc:
+            yield _refusal(about, exc)
+
+    def _waiting(self, name: str) -> Iterator[Finding]:
+        about = f"queue {name!r}"
+        try:
+            facts = self._facts(name)
+            if facts is None:
+                yield self._makeable(about, name)
+            else:
+                yield ok(about, f"{facts.messages} messages wait for their retry")
         except ChannelError as exc:
             yield _refusal(about, exc)
 
