@@ -272,7 +272,7 @@ def publishing(channel: Any, exchange: str) -> Iterator[Finding]:
         yield ok(about, "may be published to")
     else:
         do = f"let the user's write pattern match {name!r}: rabbitmqctl set_permissions"
-        yield error(about, "the user has not the right to write to it", "nothing can be published to it", do)
+        yield error(about, "the user may not publish to it", "nothing can be published to it", do)
 
 
 def connected(broker: Broker) -> Any:
@@ -305,7 +305,8 @@ def failed(exc: Exception, where: str, url: str) -> Finding:
 
 def _no_right(right: str, about: str, then: str, name: str, who: tuple[str, str]) -> Finding:
     user, vhost = who
-    says = f"user {user!r} has not the right to {right} it"
+    what = {"read": "take from it", "write": "publish to it", "configure": "declare it"}[right]
+    says = f"user {user!r} may not {what}"
     command = f"rabbitmqctl set_permissions -p {vhost} {user} CONFIGURE WRITE READ"
     return error(about, says, then, f"let its {right} pattern match {name!r}: {command}")
 

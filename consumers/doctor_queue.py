@@ -155,7 +155,7 @@ def judge_dead_letters(facts: QueueFacts, route: Route) -> Iterator[Finding]:
             facts.about,
             f"{facts.messages} dead letters wait there",
             "nobody looks at them by themselves",
-            f"python -m producers.replay list --queue {route.queue}",
+            f"python -m producers.replay list --queue {route.queue} --broker URL",
         )
     yield from _standing(facts)
     yield from _bounds(facts, "dead letters")

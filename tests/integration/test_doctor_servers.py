@@ -209,19 +209,17 @@ def test_rights_that_are_missing(told, doctor, rabbitmq4, orders, user):
     code, found = doctor("--broker", url, "--queue", "orders")
     assert code == 2
     assert by(found, "error") == [
-        ("queue 'orders'", "user 'worker' has not the right to read it"),
-        ("queue 'orders.dead'", "user 'worker' has not the right to configure it"),
+        ("queue 'orders'", "user 'worker' may not take from it"),
+        ("queue 'orders.dead'", "user 'worker' may not declare it"),
     ]
     assert "orders.dead" not in queues(rabbitmq4)
 
 
-def test_a_consumer_timeout_and_dead_letters(told, rabbitmq4, orders):
-    orders(queue_type="quorum", consumer_timeout=60_000, delivery_limit=5)
+def test_a_delivery_limit_and_dead_letters(told, rabbitmq4, orders):
+    orders(queue_type="quorum", delivery_limit=5)
     publish(rabbitmq4.url, "orders.dead", [outgoing("orders.dead", number) for number in range(3)])
-    told(
-        "A timeout that is shorter than the work", "broker", at(rabbitmq4),
-        "--broker", rabbitmq4.url, "--queue", "orders",
-    )  # fmt: skip
+    flags = ("--broker", rabbitmq4.url, "--queue", "orders")
+    told("A delivery limit below ours, and dead letters", "broker", at(rabbitmq4), *flags)
 
 
 def test_an_exchange_as_a_sink(doctor, rabbitmq4):
@@ -311,14 +309,17 @@ def test_tubes(doctor, tarantool):
     assert [about for about, _ in by(found, "error")] == [f"server {tarantool.uri}"]
 
 
-def test_policies_alarms_and_the_clock_by_the_management_api(doctor, own_rabbitmq):
+def test_policies_alarms_and_timeouts_by_the_management_api(told, doctor, own_rabbitmq):
     port = str(free_port())
     broker = own_rabbitmq("4.0", management__tcp__port=port, management__tcp__ip="127.0.0.1")
     with channel_of(broker.url) as channel:
-        channel.queue_declare("orders", durable=True, auto_delete=False)
-    broker.policy("short", "^orders$", {"max-length": 50})
+        arguments = {"x-consumer-timeout": 60_000}
+        channel.queue_declare("orders", durable=True, auto_delete=False, arguments=arguments)
     flags = ("--broker", broker.url, "--queue", "orders", "--management", f"http://127.0.0.1:{port}")
-    code, found = doctor(*flags)
+    names = {**at(broker), f":{port}": ":15672"}
+    told("A timeout that is shorter than the work", "broker", names, *flags)
+    broker.policy("short", "^orders$", {"max-length": 50})
+    code, found = doctor(*flags, "--ack-deadline", "1m")
     assert code == 2
     assert by(found, "error") == [("queue 'orders'", "policy max-length 50 messages, overflow drop-head")]
     assert not by(found, "note")

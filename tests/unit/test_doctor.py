@@ -138,7 +138,7 @@ def test_dead_letters_that_wait_and_a_place_that_loses_them():
         ("error", "x-max-length 100 messages, overflow drop-head"),
         ("warning", "not durable"),
     ]
-    assert found[1].do == "python -m producers.replay list --queue q"
+    assert found[1].do == "python -m producers.replay list --queue q --broker URL"
 
 
 # ── this machine ──
