@@ -76,8 +76,7 @@ class BrokerExamination:
             yield from self._api()
             for route in self._routes:
                 yield from self._route(route)
-            for exchange in self._exchanges:
-                yield from publishing(self._channel(), exchange)
+            yield from self._publishing()
         except (OSError, AMQPError) as exc:
             yield failed(exc, "the broker", self._broker.url)
         finally:
@@ -183,28 +182,21 @@ class BrokerExamination:
             yield _refusal(about, exc)
 
     def _dead_letters(self, route: Route) -> Iterator[Finding]:
-        queue, exchange = route.dead_letter_queue, route.dead_letter_exchange
-        about = f"queue {queue!r}" if queue else f"exchange {exchange!r}"
-        then = "what is refused finds no place: the route pauses with the first bad message"
+        queue = route.dead_letter_queue
+        if queue is None:
+            return  # an exchange takes them, which is looked at with all that is published to
+        about = f"queue {queue!r}"
         try:
-            writable = may_write(self._channel(), exchange)
-            if writable is None:
-                yield error(about, "it is not there", then, f"make it, or set dead_letter of {route.name}")
-            elif not writable:
-                yield _no_right(
-                    "write",
-                    f"exchange {exchange or 'amq.default'!r}",
-                    then,
-                    exchange or "amq.default",
-                    self._user,
-                )
-            elif exchange:
-                yield ok(about, "takes what is refused")
-            if queue:
-                facts = self._facts(queue)
-                yield from judge_dead_letters(facts, route) if facts else (self._makeable(about, queue),)
+            facts = self._facts(queue)
+            yield from judge_dead_letters(facts, route) if facts else (self._makeable(about, queue),)
         except ChannelError as exc:
             yield _refusal(about, exc)
+
+    def _publishing(self) -> Iterator[Finding]:
+        """Look at all that is published to, last of all: under an alarm the broker reads nothing after it."""
+        refused = {route.dead_letter_exchange for route in self._routes}
+        for exchange in sorted(refused.union(self._exchanges)):
+            yield from publishing(self._channel(), exchange, self._user, refused=exchange in refused)
 
     def _makeable(self, about: str, name: str) -> Finding:
         if may_configure(self._channel(), name):
@@ -261,18 +253,30 @@ class BrokerExamination:
         return facts
 
 
-def publishing(channel: Any, exchange: str) -> Iterator[Finding]:
-    """Look whether an exchange is there, and may be published to."""
+def publishing(
+    channel: Any, exchange: str, who: tuple[str, str], *, refused: bool = False
+) -> Iterator[Finding]:
+    """Look whether an exchange is there, and may be published to by this user in this virtual host.
+
+    ``refused``: by it goes what is refused.
+    """
     name = exchange or "amq.default"
     about = f"exchange {name!r}"
-    writable = may_write(channel, exchange)
+    then = "nothing can be published to it"
+    if refused:
+        then = "what is refused finds no place: the route pauses with the first bad message"
+    try:
+        writable = may_write(channel, exchange)
+    except TimeoutError:
+        says = "the broker does not read what is published: an alarm for memory or disk is on, probably"
+        yield error(about, says, then, "rabbitmq-diagnostics alarms; free some memory or disk space there")
+        return
     if writable is None:
-        yield error(about, "is not there", "nothing can be published to it", "declare it, or name another")
+        yield error(about, "is not there", then, "declare it, or name another")
     elif writable:
         yield ok(about, "may be published to")
     else:
-        do = f"let the user's write pattern match {name!r}: rabbitmqctl set_permissions"
-        yield error(about, "the user may not publish to it", "nothing can be published to it", do)
+        yield _no_right("write", about, then, name, who)
 
 
 def connected(broker: Broker) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import re
 import ssl
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +17,7 @@ from aggregator.doctor.finding import WAIT_SECONDS, clock_finding, error, note, 
 from aggregator.doctor.network import skew
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from aggregator.doctor.finding import Finding
 
@@ -71,8 +72,16 @@ class Management:
 
     def queue(self, vhost: str, name: str) -> Mapping[str, Any]:
         """Return what it says of a queue; nothing where it says nothing."""
-        reply = self.get(f"/api/queues/{quote(vhost, safe='')}/{quote(name, safe='')}?disable_stats=true")
-        return reply.body if reply.status == http.client.OK and isinstance(reply.body, dict) else {}
+        where = quote(vhost, safe="")
+        reply = self.get(f"/api/queues/{where}/{quote(name, safe='')}")
+        if reply.status != http.client.OK or not isinstance(reply.body, dict):
+            return {}
+        if "effective_policy_definition" in reply.body:
+            return reply.body
+        # a queue tells that with its first statistics, some seconds after it was made
+        policies = self.get(f"/api/policies/{where}").body
+        found = effective(policies if isinstance(policies, list) else [], name)
+        return {**reply.body, "effective_policy_definition": found}
 
     def findings(self) -> Iterator[Finding]:
         """Look at clock, alarms and files of all nodes."""
@@ -87,6 +96,18 @@ class Management:
         nodes = self.get("/api/nodes")
         for node in nodes.body if isinstance(nodes.body, list) else ():
             yield from _node(node)
+
+
+def effective(policies: Sequence[Any], name: str) -> Mapping[str, Any]:
+    """Return what policies set for a queue: of those that match the one of the highest priority."""
+    matching = [
+        policy
+        for policy in policies
+        if policy.get("apply-to") != "exchanges" and re.search(policy.get("pattern", "$^"), name)
+    ]
+    best: Mapping[str, Any] = max(matching, key=lambda policy: policy.get("priority", 0), default={})
+    definition: Mapping[str, Any] = best.get("definition", {})
+    return definition
 
 
 def unseen(why: str) -> Finding:

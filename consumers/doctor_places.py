@@ -164,11 +164,11 @@ def exchange_findings(url: str, route: Route, *, heartbeat: float) -> Iterator[F
         return
     try:
         yield ok("connection", f"{where} lets us in")
-        yield from publishing(connection.channel(), options.get("exchange", ""))
         if (queue := options.get("queue")) and not may_configure(connection.channel(), queue):
-            yield error(
-                f"queue {queue!r}", "the user may not declare it", "the route waits", "set_permissions"
-            )
+            do = "let its configure pattern match: rabbitmqctl set_permissions"
+            yield error(f"queue {queue!r}", "the user may not declare it", "the route waits", do)
+        user = parts.username or "guest", str(connection.virtual_host)
+        yield from publishing(connection.channel(), options.get("exchange", ""), user)
     finally:
         with suppress(Exception):
             connection.collect()

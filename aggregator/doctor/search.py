@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ACTION_BYTES = 80
 #: The share of mapped fields beyond which new ones will soon be refused.
 FULL_SHARE = 0.9
+#: A flat name is one name: a path of filters takes its dots for none of its own.
 _FLAT = {"include_defaults": "true", "flat_settings": "true"}
 
 
@@ -182,7 +183,7 @@ def _index(connection: BulkConnection, settings: Settings, name: str) -> Iterato
 
 def _absent(connection: BulkConnection, settings: Settings, name: str) -> Iterator[Finding]:
     about = f"index {name!r}"
-    told = _ask(connection, "/_cluster/settings", {**_FLAT, "filter_path": "*.action.auto_create_index"})
+    told = _ask(connection, "/_cluster/settings", {**_FLAT, "filter_path": "*.action*"})
     found = [
         layer["action.auto_create_index"]
         for part in ("transient", "persistent", "defaults")
@@ -298,9 +299,7 @@ def _pressure(connection: BulkConnection, route: Route, request: int) -> Iterato
 
 def _disks(connection: BulkConnection, _settings: Settings, _route: Route) -> Iterator[Finding]:
     told = _ask(connection, "/_cat/allocation", {"format": "json", "h": "node,disk.percent"})
-    marks = _ask(
-        connection, "/_cluster/settings", {**_FLAT, "filter_path": "*.cluster.routing.allocation.disk*"}
-    )
+    marks = _ask(connection, "/_cluster/settings", {**_FLAT, "filter_path": "*.cluster.routing*"})
     high = _percent(marks, "cluster.routing.allocation.disk.watermark.high", 90.0)
     flood = _percent(marks, "cluster.routing.allocation.disk.watermark.flood_stage", 95.0)
     for row in told if isinstance(told, list) else ():

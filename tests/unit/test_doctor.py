@@ -284,13 +284,19 @@ def test_the_management_api_tells_of_alarms_and_policies(api):
         {"name": "a", "running": True, "mem_alarm": True, "fd_used": 90, "fd_total": 100},
         {"name": "b", "running": False},
     ]
-    answers["/api/queues/%2F/a%2Fb?disable_stats=true"] = {"durable": True}
+    answers["/api/queues/%2F/a%2Fb"] = {"durable": True}
+    answers["/api/policies/%2F"] = [
+        {"pattern": "^a", "priority": 0, "definition": {"max-length": 1}},
+        {"pattern": "b$", "priority": 2, "apply-to": "queues", "definition": {"max-length": 2}},
+        {"pattern": "^a", "priority": 3, "apply-to": "exchanges", "definition": {"max-length": 3}},
+        {"pattern": "c", "priority": 4, "definition": {"max-length": 4}},
+    ]
     assert levels(place.findings()) == [
         ("error", "its alarm for memory is on"),
         ("warning", "90 of 100 file descriptors are used"),
         ("warning", "does not run"),
     ]
-    assert place.queue("/", "a/b") == {"durable": True}
+    assert place.queue("/", "a/b") == {"durable": True, "effective_policy_definition": {"max-length": 2}}
     assert place.queue("/", "other") == {}
 
 
