@@ -127,11 +127,11 @@ class Terminal:
         self.process.wait()
         self._thread.join()
 
-    def svg(self, title: str) -> str:
-        """Return a picture of the screen."""
-        return picture(self._rows(), self.screen.columns, title)
+    def svg(self, title: str, same: Mapping[str, str] | None = None) -> str:
+        """Return a picture of the screen; ``same``: texts of this run, and what stands there instead."""
+        return picture(self._rows(same or {}), self.screen.columns, title)
 
-    def _rows(self) -> list[Text]:
+    def _rows(self, same: Mapping[str, str]) -> list[Text]:
         rows = []
         with self._lock:
             for number in range(self.screen.lines):
@@ -139,6 +139,8 @@ class Terminal:
                 cells = [self.screen.buffer[number][column] for column in range(self.screen.columns)]
                 for (colour, bold), alike in groupby(cells, lambda cell: (cell.fg, cell.bold)):
                     text = "".join(cell.data for cell in alike)
+                    for found, shown in same.items():
+                        text = text.replace(found, shown)
                     row.append(text, Style(color=_colour(colour), bold=bold))
                 row.rstrip()
                 rows.append(row)

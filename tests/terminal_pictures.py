@@ -71,7 +71,7 @@ def _summary(folder: Path) -> str:
 def _ended(folder: Path, module: str, *flags: str) -> str:
     opened = Terminal(*program(module, *flags), folder=folder, columns=104, rows=60)
     opened.end(b"")
-    return opened.svg(f"python -m {module} {' '.join(flags)}")
+    return opened.svg(f"python -m {module} {' '.join(flags)}", {str(folder): "/srv/shop"})
 
 
 def _write(name: str, picture: str) -> None:

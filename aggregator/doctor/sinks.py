@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.doctor import search
 from aggregator.doctor.files import file_findings, folder_findings
-from aggregator.doctor.finding import Place, error, note, ok
+from aggregator.doctor.finding import Level, Place, error, note, ok
 from aggregator.doctor.network import Server, clock_of, reach, valid_for
 from aggregator.errors import SinkError
 from aggregator.importing import name_of
@@ -71,7 +71,10 @@ def _server(url: str) -> Server:
 
 def _webhook(url: str) -> Iterator[Finding]:
     server = _server(url)
-    yield from reach("connection", server)
+    for finding in reach("connection", server):
+        yield finding
+        if finding.level is Level.ERROR:
+            return
     yield from _opened("webhook", from_url(url), "correct the URL, the user or the token")
     yield from clock_of("webhook's clock", server, urlsplit(url).path)
 
