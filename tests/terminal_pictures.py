@@ -11,7 +11,7 @@ from threading import Thread
 from producers.load import main as load
 from tests.terminal import ROOT, Terminal, program
 
-PICTURES = ROOT / "docs" / "pictures"
+PICTURES = ROOT / "docs" / "pictures" / "terminal"
 SETTINGS = """\
 broker = "sqlite-queue:///queue.db"
 
@@ -41,9 +41,9 @@ def main() -> int:
         folder = Path(name)
         folder.joinpath("settings.toml").write_text(SETTINGS)
         folder.joinpath("wrong.toml").write_text(WRONG)
-        _write("terminal", _summary(folder))
-        _write("terminal-check", _ended(folder, "aggregator.consume", "--check", "--config", "wrong.toml"))
-        _write("terminal-doctor", _ended(folder, "aggregator.doctor", "--config", "settings.toml"))
+        _write("summary", _summary(folder))
+        _write("check", _ended(folder, "aggregator.consume", "--check", "--config", "wrong.toml"))
+        _write("doctor", _ended(folder, "aggregator.doctor", "--config", "settings.toml"))
     return 0
 
 

@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Each line may import what stands above it, and nothing beside or below it.
 DIRECTION = """
-    ending signals topic defaults keywords logs masking metrics partitioning private timekeeping units
+    ending signals topic defaults keywords logs masking partitioning private timekeeping units
     toml_place doctor.finding
-    errors clock backoff breaker concurrency ledger standing ports sinks.base closed history
+    errors clock backoff breaker concurrency ledger metrics standing ports sinks.base closed history
     push json_pointer summary_figures doctor.running doctor.network doctor.machine
     importing schedule redis_transport retrying faults serving
     summary_board doctor.showing doctor.files doctor.search
