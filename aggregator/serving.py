@@ -95,9 +95,6 @@ class _Handler(WSGIRequestHandler):
         super().setup()
         self.rfile = BufferedReader(_Request(self.connection))
 
-    def version_string(self) -> str:
-        return "aggregator"
-
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Say nothing: a scrape every few seconds is no news."""
 

@@ -89,7 +89,12 @@ class Site:
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         """Answer a request."""
-        answer = self._answer(environ)
+        try:
+            answer = self._answer(environ)
+        except Exception:
+            # a fault of ours; its words may hold anything
+            log.exception("page_failed")
+            answer = _refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "an internal error; see the log")
         headers = {**HEADERS, "Content-Type": answer.kind, "Content-Length": str(len(answer.body))}
         status = f"{answer.status.value} {answer.status.phrase}"
         start_response(status, [*headers.items(), *answer.headers])

@@ -472,3 +472,12 @@ def test_a_hidden_key_cannot_be_flushed_alone(signed_in):
     text = stage.ask(cookie=cookie).text
     assert "Flush all groups" in text
     assert 'name="key"' not in text
+
+
+def test_a_fault_of_ours_is_logged_and_quotes_nothing(stage):
+    stage.wrong = None
+    with structlog.testing.capture_logs() as logs:
+        reply = stage.ask()
+    assert (reply.status, reply.text) == (500, "an internal error; see the log\n")
+    assert reply.headers.items() >= HEADERS.items()
+    assert [line["event"] for line in logs] == ["page_failed"]
