@@ -144,7 +144,7 @@ class Service:
         settings = self._settings
         with ExitStack() as stack:
             if self._child is None:
-                serve(settings, stack, self._metrics.registry, self.lifeless, self)
+                serve(settings, stack, self._metrics.registry, self)
                 announce(settings)
             else:
                 self._child.attend(self, grace=settings.grace)
@@ -200,7 +200,7 @@ class Service:
 
     def view(self) -> dict[str, Any]:
         """Return what there is to see of this process."""
-        return self._viewer.view()
+        return {**self._viewer.view(), "faults": self.faults(), "notes": self.notes()}
 
     def views(self) -> dict[int, dict[str, Any] | None]:
         """Return the view of the only process."""

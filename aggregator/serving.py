@@ -10,7 +10,7 @@ from io import BufferedReader, RawIOBase
 from ipaddress import ip_address
 from socketserver import ThreadingMixIn
 from threading import BoundedSemaphore, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
@@ -19,7 +19,7 @@ from prometheus_client import make_wsgi_app
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.errors import ConfigurationError
 from aggregator.page.access import Access
-from aggregator.page.joined import Status
+from aggregator.page.joined import Status, Watching
 from aggregator.page.site import Site
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from aggregator.page.joined import Watching
     from aggregator.settings import Settings
 
     #: what is wrong, a line each; nothing if all is well
@@ -160,12 +159,27 @@ class MetricsServer:
         self._server.server_close()
 
 
+class Served(Watching, Protocol):
+    """What is asked: one process, or the parent of several."""
+
+    def lifeless(self) -> list[str]:
+        """Return what is wrong with the process."""
+        ...
+
+    def faults(self) -> list[str]:
+        """Return why it is not ready."""
+        ...
+
+    def notes(self) -> list[str]:
+        """Return what is wrong and keeps no route from its work."""
+        ...
+
+
 def serve(
     settings: Settings,
     stack: ExitStack,
     registry: CollectorRegistry,
-    healthy: Check,
-    watching: Watching,
+    served: Served,
 ) -> None:
     """Serve on the port that the settings name, if any, until ``stack`` ends."""
     if settings.metrics_port is None:
@@ -174,10 +188,10 @@ def serve(
         settings.metrics_host,
         settings.metrics_port,
         registry,
-        healthy,
-        watching.faults,
-        notes=watching.notes,
-        page=make_page(settings, watching),
+        served.lifeless,
+        served.faults,
+        notes=served.notes,
+        page=make_page(settings, served),
     )
     stack.callback(server.stop)
     server.start()

@@ -66,14 +66,13 @@ class Stage:
         )
         self.status = Status(self, self.clock)
         self.said: list[tuple[str, Any]] = []
-        self.more: dict[int, Any] = {}
         self.wrong: list[str] = []
         self.site = Site(self, self.status, Access(token, hosts, self.clock), details=details)
 
     # ── what the page asks ──
 
     def views(self):
-        return {0: self.viewer.view(), **self.more}
+        return {0: {**self.viewer.view(), "faults": [], "notes": self.wrong}}
 
     def counters(self):
         for name, harness in self.harnesses.items():
@@ -81,12 +80,6 @@ class Stage:
                 for sample in metric.samples:
                     sample.labels["route"] = name
                 yield metric
-
-    def faults(self):
-        return []
-
-    def notes(self):
-        return self.wrong
 
     def command(self, name, arguments):
         self.said.append((name, arguments))

@@ -37,14 +37,6 @@ class Watching(Protocol):
         """Return the counters of all processes."""
         ...
 
-    def faults(self) -> list[str]:
-        """Return why the service is not ready."""
-        ...
-
-    def notes(self) -> list[str]:
-        """Return what is wrong and keeps no route from its work."""
-        ...
-
     def command(self, name: str, arguments: Mapping[str, Any]) -> Mapping[int, Row]:
         """Have each process carry a command out; return their answers, those that have one."""
         ...
@@ -82,14 +74,24 @@ class Status:
             "version": VERSION,
             "at": round(self._clock.time(), 3),
             "rate_seconds": seconds,
-            "faults": watching.faults(),
-            "notes": watching.notes(),
+            "faults": _said(views, "faults"),
+            "notes": _said(views, "notes"),
             "processes": [_process(number, view) for number, view in sorted(views.items())],
             "routes": [
                 _route(said, counts.get(name, Counts()), rates.get(name))
                 for name, said in _by_route(views).items()
             ],
         }
+
+
+def _said(views: Mapping[int, Row | None], what: str) -> list[str]:
+    """Return what processes say is wrong; of several each line says which it is of."""
+    return [
+        f"process {number}: {line}" if number else line
+        for number, view in sorted(views.items())
+        if view is not None
+        for line in view[what]
+    ]
 
 
 def _process(number: int, view: Row | None) -> Row:

@@ -97,8 +97,23 @@ class Inquiry:
                     return None
                 if message is None:
                     return None
-                self._latest[message.get("do", "report")] = message
+                self._note(message)
             return latest
+
+    def drain(self) -> None:
+        """Take what nobody waits for any more: the child would be held up by it, and hear nothing."""
+        if not self._receiving.acquire(blocking=False):
+            return
+        try:
+            while (message := self._line.receive(0)) is not None:
+                self._note(message)
+        except (EOFError, ValueError):
+            pass
+        finally:
+            self._receiving.release()
+
+    def _note(self, message: Message) -> None:
+        self._latest[message.get("do", "report")] = message
 
     def close(self) -> None:
         """Hang up, once nobody waits for an answer any more: the child has gone, so that is at once."""

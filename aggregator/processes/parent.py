@@ -150,6 +150,7 @@ class Parent:
         """See after each process; return the exit code once all is to end."""
         for process in self._processes:
             if process.running:
+                process.drain()
                 code = process.ended()
                 if code is not None and (end := self._bury(process, code)) is not None:
                     return end
@@ -204,6 +205,7 @@ class Parent:
                 log.error("processes_killed", numbers=self._kill_all())
                 return FAILED
             for process in self._processes:
+                process.drain()
                 worst = max(worst, self._end_of(process))
             self._pause.wait(TICK_SECONDS)
         log.info("stopped", processes=len(self._processes))

@@ -115,6 +115,11 @@ class Process:
         if self._line is not None:
             self._line.send(wait=False, do=do)
 
+    def drain(self) -> None:
+        """Take answers that came too late."""
+        if self._inquiry is not None:
+            self._inquiry.drain()
+
     def kill(self) -> None:
         """End the process without its consent, and see it gone."""
         if self._child is not None:

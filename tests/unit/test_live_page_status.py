@@ -338,14 +338,17 @@ def test_many_at_once_make_one_look():
 def test_several_processes_are_one_status():
     stage = Stage(orders=Harness(correlate="header:k", size=10, prefetch=100))
     hold(stage, "a", 2)
-    view = stage.viewer.view()
+    (view,) = stage.views().values()
+    view |= {"faults": ["orders: waiting"], "notes": ["control: away"]}
     (said,) = json.loads(json.dumps(view))["routes"]
     said |= {"state": "waiting", "cause": "sink-away", "why": "It is not there.", "reason": "gone"}
     said["queue_messages"] = {"ready": 9}
     stage.routes["orders"].queue_states = {"ready": 7}
-    stage.views = lambda: {1: stage.viewer.view(), 2: {**view, "routes": [said]}, 3: None}
+    stage.views = lambda: {1: {**view, **stage.viewer.view()}, 2: {**view, "routes": [said]}, 3: None}
     status = stage.now()
     (route,) = status["routes"]
+    assert status["faults"] == ["process 1: orders: waiting", "process 2: orders: waiting"]
+    assert status["notes"][1] == "process 2: control: away"
     assert [row["answers"] for row in status["processes"]] == [True, True, False]
     assert (route["state"], route["cause"], route["why"]) == (
         "waiting",

@@ -481,3 +481,18 @@ def test_a_child_that_cannot_show_itself_is_still_heard(ends, child):
     assert parent.receive(10) == {"do": "view", "number": 1, "view": None}
     parent.send(do="report", number=2)
     assert parent.receive(10)["number"] == 2
+
+
+def test_an_answer_that_nobody_waits_for_holds_no_child_up(ends, child):
+    parent, work = ends[0], Work()
+    work.view = lambda: "x" * 1_000_000  # more than the line holds
+    inquiry = Inquiry(parent, SYSTEM_CLOCK)
+    child.attend(work, grace=10)
+    late = inquiry.ask("view")
+    assert inquiry.answer(late, SYSTEM_CLOCK.monotonic(), "view") is None
+    parent.send(wait=False, do="force")
+    until = SYSTEM_CLOCK.monotonic() + 10
+    while "force" not in work.calls and SYSTEM_CLOCK.monotonic() < until:
+        inquiry.drain()
+    assert work.calls == ["force"]
+    assert len(inquiry.answer(late, until, "view")["view"]) == 1_000_000, "drained, and not lost"
