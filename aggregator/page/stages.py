@@ -46,7 +46,7 @@ def flow(route: Row, seconds: float) -> Html:
             _pending(route),
             bad=bool(dead),
         ),
-        _stage("Otherwise settled", number_text(other), rate_text(rates, "other")),
+        _stage("Otherwise", number_text(other), rate_text(rates, "other")),
     ]
     over = f"Rates are of the last {seconds:g} seconds." if seconds else "Rates come with the next look."
     return el(

@@ -57,7 +57,7 @@ def _group_table(caption: str, groups: Sequence[Row], route: Row, visitor: Visit
             cell("Messages", _fill(group), number=True),
             cell("Bytes", bytes_text(group["bytes"]), number=True),
             cell("Age", duration(group["age"]), number=True),
-            cell("Complete", _completes(group)),
+            cell("Complete", _completes(group), whole=True),
             buttons and el("td", _flush(group, route["route"]), class_="whole"),
             data_key=group["id"],
         )

@@ -5,7 +5,7 @@ const main = document.getElementById("main");
 const link = document.getElementById("link");
 const hold = document.getElementById("hold");
 const ask = document.getElementById("ask");
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 let held = false, pause = EVERY, timer = 0, turn = 0, saidAt = 0;
 
 // Server times become those of this computer.
