@@ -428,7 +428,7 @@ def test_a_reason_that_nobody_was_refused_for(stage, query):
     assert "No such dead letters" in reply.text
 
 
-def test_commands_can_be_pasted_whatever_a_queue_is_called():
+def test_commands_can_be_pasted_whatever_a_queue_is_called(tmp_path):
     name = "$(touch x); 'q' `id`"
     stage = Stage(orders=Harness(queue=name))
     stage.harnesses["orders"].publish(b"{", content_type="application/json")
@@ -436,7 +436,7 @@ def test_commands_can_be_pasted_whatever_a_queue_is_called():
     text = Page(stage.ask("/dead-letters", query="route=orders&reason=bad-json").text).texts
     (line,) = [each for each in text if each.startswith("python -m producers.replay show")]
     said = subprocess.run(
-        ["/bin/sh", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True, check=True
+        ["/bin/sh", "-c", f"printf '%s\\n' {line}"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert name in said.stdout.splitlines()
 

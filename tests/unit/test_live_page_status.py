@@ -65,6 +65,10 @@ def test_a_group_that_knows_its_number_is_as_full_as_that():
     stage.harnesses["orders"].publish({}, headers={"k": "a", "count": 4})
     (row,) = stage.route()["groups"]["fullest"]
     assert (row["expected"], row["fill"]) == (4, 0.25)
+    stage.harnesses["orders"].advance("61s")  # it goes in part
+    stage.harnesses["orders"].publish({}, headers={"k": "a", "count": 4})
+    (row,) = stage.route()["groups"]["fullest"]
+    assert (row["messages"], row["fill"]) == (1, 0.5)
 
 
 def test_without_a_time_nothing_but_messages_completes_a_group():
