@@ -54,8 +54,8 @@ def _refusal_table(refusals: Sequence[Row], route: Row | None = None) -> Html:
 
 def _said(refusal: Row) -> str:
     status = "" if refusal["status"] is None else str(refusal["status"])
-    words = [status, refusal["error_type"], refusal["detail"]]
-    return " ".join(word for word in words if word) or NONE
+    said = " ".join(word for word in (status, refusal["error_type"]) if word)
+    return ": ".join(word for word in (said, refusal["detail"]) if word) or NONE
 
 
 def _link(route: Row, reason: str) -> Html:

@@ -63,7 +63,13 @@ def _group_table(caption: str, groups: Sequence[Row], route: Row, visitor: Visit
         )
         for group in groups
     ]
-    table = el("table", el("caption", caption), columns, el("tbody", rows), class_="stack groups")
+    table = el(
+        "table",
+        el("caption", caption),
+        columns,
+        el("tbody", rows),
+        class_="stack groups with-buttons" if buttons else "stack groups",
+    )
     return el("div", table, class_="scroll", data_key=caption)
 
 

@@ -37,7 +37,7 @@ def cause_of(look: Look, place: Place) -> Cause:
     """Return what matters most."""
     if place.failure or look.state is RouteState.STOPPED:
         why = place.failure or look.reason
-        return Cause("stopped", f"{_sentence(why)} It does nothing more until the process is started again.")
+        return Cause("stopped", f"{_begin(why)} It does nothing more until the process is started again.")
     if look.state is RouteState.RUNNING:
         return _broken(look, place) or _busy(look)
     if look.state is RouteState.WAITING:
@@ -48,8 +48,8 @@ def cause_of(look: Look, place: Place) -> Cause:
 def _resting(look: Look) -> Cause:
     held = _messages(look.held_messages + look.outgoing)
     words = {
-        RouteState.PAUSING: f"{_sentence(look.reason)} It writes what it holds ({held}), then rests.",
-        RouteState.PAUSED: f"{_sentence(look.reason)} It takes nothing until it is resumed.",
+        RouteState.PAUSING: f"{_begin(look.reason)} It writes what it holds ({held}), then rests.",
+        RouteState.PAUSED: f"{_begin(look.reason)} It takes nothing until it is resumed.",
         RouteState.DRAINING: f"The process stops; what is held is written ({held}).",
     }
     return Cause(look.state.value, words.get(look.state, _sentence(look.reason)))
@@ -112,6 +112,11 @@ def duration(seconds: float) -> str:
 def _sentence(text: str) -> str:
     text = text.strip()
     return text if not text or text[-1] in ".!?" else f"{text}."
+
+
+def _begin(text: str) -> str:
+    sentence = _sentence(text)
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _messages(number: int) -> str:

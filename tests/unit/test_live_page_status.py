@@ -225,15 +225,15 @@ CAUSES = [
     ({"state": RouteState.WAITING, "reason": "HTTP 503", "probe": 4.0}, Place("", "", 0), "sink-away",
      "The sink is not there: HTTP 503. It is asked again in 4 s. Everything is back with the broker."),
     ({"state": RouteState.PAUSING, "reason": "told to", "held_messages": 3}, FINE, "pausing",
-     "told to. It writes what it holds (3 messages), then rests."),
+     "Told to. It writes what it holds (3 messages), then rests."),
     ({"state": RouteState.PAUSED, "reason": "told to"}, Place("", "", 0), "paused",
-     "told to. It takes nothing until it is resumed."),
+     "Told to. It takes nothing until it is resumed."),
     ({"state": RouteState.DRAINING, "reason": "stopping"}, FINE, "draining",
      "The process stops; what is held is written (0 messages)."),
     ({"state": RouteState.STOPPED, "reason": "most are refused"}, FINE, "stopped",
-     "most are refused. It does nothing more until the process is started again."),
+     "Most are refused. It does nothing more until the process is started again."),
     ({"state": RouteState.WAITING}, Place("no right", "", 0), "stopped",
-     "no right. It does nothing more until the process is started again."),
+     "No right. It does nothing more until the process is started again."),
 ]  # fmt: skip
 
 
