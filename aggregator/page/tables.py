@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from aggregator.page.markup import NOTHING, Html, el, join
 from aggregator.page.pieces import NONE, bar, bytes_text, cell, exact, head, number_text, short, time_mark
-from aggregator.page.waiting import duration
+from aggregator.page.waiting import duration, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -104,7 +104,7 @@ def _completes(group: Row) -> str:
     if group["due"] is None:
         return "when it is full"
     by = _BY.get(group["trigger"], group["trigger"])
-    return f"in {duration(group['due'])} by {by}" if group["due"] else f"now, by {by}"
+    return f"{within(group['due'])} by {by}"
 
 
 def batch_table(route: Row) -> Html:

@@ -60,7 +60,7 @@ def _away(look: Look, place: Place) -> Cause:
         return Cause("broker-away", f"The broker is not to be had: {_sentence(place.problem)}")
     if look.reason in {"starting", "resuming"}:
         return Cause("starting", "The sink is asked whether it is there.")
-    again = f" It is asked again {_within(look.probe)}." if look.probe is not None else ""
+    again = f" It is asked again {within(look.probe)}." if look.probe is not None else ""
     why = f"The sink is not there: {_sentence(look.reason)}{again} Everything is back with the broker."
     return Cause("sink-away", why)
 
@@ -75,7 +75,7 @@ def _broken(look: Look, place: Place) -> Cause | None:
         return Cause("dead-letters-away", f"For {since} the dead-letter queue takes nothing; {waiting} wait.")
     if look.failing is not None:
         since, waiting = duration(look.failing), _messages(look.outgoing)
-        trial = "a try is under way" if look.trial is None else f"the next try is {_within(look.trial)}"
+        trial = "a try is under way" if look.trial is None else f"the next try is {within(look.trial)}"
         return Cause("sink-failing", f"For {since} the sink has taken nothing; {trial}, {waiting} wait.")
     if not look.room:
         why = "As many bytes are held as max_held allows; nothing more is read until some are written."
@@ -90,7 +90,7 @@ def _busy(look: Look) -> Cause:
         return Cause("writing", f"The sink has not answered {_count(look.requests, 'request')} yet.")
     if look.held_messages:
         what = f"{_messages(look.held_messages)} in {_count(look.groups, 'group')} wait for more"
-        end = "no time ends the wait" if look.due is None else f"the next group goes {_within(look.due)}"
+        end = "no time ends the wait" if look.due is None else f"the next group goes {within(look.due)}"
         return Cause("filling", f"{what}; {end}.")
     if look.outgoing:
         return Cause("lingering", f"{_messages(look.outgoing)} wait for a request to leave.")
@@ -127,5 +127,6 @@ def _count(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-def _within(seconds: float | None) -> str:
+def within(seconds: float | None) -> str:
+    """Return when something will be: ``in 5 s``, ``now``."""
     return "now" if not seconds or round(seconds) == 0 else f"in {duration(seconds)}"
