@@ -203,9 +203,7 @@ class Site:
             return _refusal(HTTPStatus.BAD_REQUEST, str(exc))
         answers = self._watching.command(command, arguments)
         self._status.forget()
-        log.info(
-            "page_command", command=command, route=arguments.get("route"), keys=len(arguments.get("keys", ()))
-        )
+        log.info("page_command", command=command, client=environ.get("REMOTE_ADDR", ""))
         if bearer or environ.get("HTTP_ACCEPT", "") == _JSON:
             return _told(command, answers)
         if session is not None:

@@ -271,6 +271,29 @@ def test_other_commands_cannot_be_given(stage, body):
 
 
 @pytest.mark.parametrize(
+    "wrong",
+    [
+        {"keys": 5},
+        {"keys": [["x"]]},
+        {"route": ["x"]},
+        {"route": "x" * 9_000},
+        {"keys": ["x"] * 9},
+        {"ttl": 1},
+    ],
+)
+def test_arguments_that_are_wrong_are_refused_with_what_would_be_right(stage, wrong):
+    body = json.dumps({"command": "flush", "route": "orders", **wrong}).encode()
+    if wrong == {"keys": ["x"] * 9}:
+        stage = Stage(token=TOKEN, orders=Harness())  # a route without keys
+    reply = stage.ask(
+        "/actions", "POST", body=body, HTTP_AUTHORIZATION=f"Bearer {TOKEN}", CONTENT_TYPE="application/json"
+    )
+    assert reply.status == 409
+    assert reply.json["said"].startswith("Refused: ")
+    assert len(reply.json["said"]) < 300
+
+
+@pytest.mark.parametrize(
     ("length", "status"),
     [(None, 411), ("-1", 411), ("1e3", 411), ("²", 411), (str(LONGEST_BODY + 1), 413), ("9" * 40, 413)],
 )
