@@ -37,7 +37,7 @@ def group_tables(route: Row, visitor: Visitor) -> Html:
         text = "No message is held."
         return el("section", title, el("p", text, class_="empty"), class_="steady", data_key="groups")
     if not route["keyed"]:
-        tables = [_group_table("All messages are one group", oldest[:1], route, visitor)]
+        tables = [_group_table("All messages of a process are one group", oldest, route, visitor)]
     else:
         tables = [
             _group_table("Oldest", oldest, route, visitor),
@@ -82,12 +82,10 @@ def _flush(group: Row, route: str) -> Html:
 
 
 def _key(group: Row, route: Row) -> Html:
+    if not route["keyed"]:
+        return Html(f"process {group['process']}" if group["process"] else "one for all")
     if group["key"] is None:
-        return (
-            el("span", "hidden ", el("code", group["id"]), class_="soft")
-            if route["keyed"]
-            else Html("one for all")
-        )
+        return el("span", "hidden ", el("code", group["id"]), class_="soft")
     text = group["key"] + ("…" if group["cut"] else "")
     return el("bdi", text) if text else el("span", "empty key", class_="soft")
 

@@ -504,3 +504,14 @@ def test_a_fault_of_ours_is_logged_and_quotes_nothing(stage):
     assert (reply.status, reply.text) == (500, "an internal error; see the log\n")
     assert reply.headers.items() >= HEADERS.items()
     assert [line["event"] for line in logs] == ["page_failed"]
+
+
+def test_a_route_without_keys_has_a_group_in_each_process(stage):
+    stage = Stage(orders=Harness(size=9))
+    stage.harnesses["orders"].publish({})
+    assert "one for all" in stage.ask().text
+    (view,) = stage.views().values()
+    stage.views = lambda: {1: view, 2: view}
+    text = stage.ask().text
+    assert "process 1</th>" in text
+    assert "process 2</th>" in text
