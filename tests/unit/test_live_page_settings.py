@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
 import pytest
 
 from aggregator.check import check
 from aggregator.config import load
 from aggregator.errors import ConfigurationErrors
 from aggregator.serving import make_page
+from aggregator.testing import Harness
+from tests.live_page import Stage
+from tests.pages import ROOT, all_blocks
 
 TOKEN = "S3CRET-0123456789"
 
@@ -61,3 +67,23 @@ def test_the_token_is_shown_nowhere(tmp_path, monkeypatch):
 
 def test_a_token_in_a_flag_is_noticed():
     assert any("--page-token" in note for note in load(["--page-token", TOKEN]).notes)
+
+
+def test_the_commands_of_the_page():
+    page = "docs/live-page.md"
+    start, guarded, curl = (block.code for block in all_blocks() if block.page == page)
+    for command in (start, guarded):
+        flags = shlex.split(command.replace("\\\n", "").partition("-m aggregator.consume")[2])
+        assert load(flags).metrics_port == 9464
+    body = shlex.split(curl.replace("\\\n", "")).index("--json") + 1
+    stage = Stage(token=TOKEN, orders=Harness(correlate="header:k", size=9))
+    stage.harnesses["orders"].publish({}, headers={"k": "4711"})
+    reply = stage.ask(
+        "/actions",
+        "POST",
+        body=shlex.split(curl.replace("\\\n", ""))[body].encode(),
+        HTTP_AUTHORIZATION=f"Bearer {TOKEN}",
+        CONTENT_TYPE="application/json",
+    )
+    said = re.search(r'`(\{"said".*?\})`', (ROOT / page).read_text())
+    assert reply.text == said[1]
