@@ -42,7 +42,7 @@ def run(settings: Settings, argv: Sequence[str] | None = None) -> int:
             clock=SYSTEM_CLOCK,
         )
         metrics.before_scrape = parent.refresh
-        serve(settings, stack, metrics.registry, parent.lifeless, parent.faults, notes=parent.notes)
+        serve(settings, stack, metrics.registry, parent)
         announce(settings)
         code = parent.run()
         if settings.until_empty:

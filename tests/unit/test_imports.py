@@ -15,7 +15,7 @@ DIRECTION = """
     ending signals topic defaults keywords logs masking partitioning private timekeeping units
     errors clock backoff breaker concurrency ledger metrics standing ports sinks.base closed history
     push json_pointer
-    importing schedule redis_transport retrying faults serving
+    importing schedule redis_transport retrying faults
     completion quiet_hours
     delivery correlation content gate request
     isolation seen results keeper screening revocation expiry
@@ -25,6 +25,7 @@ DIRECTION = """
     push_events celery_intake
     aggregation
     making flush entrance
+    look
     pipeline
     own keys conditions entities route_map
     option_types
@@ -38,7 +39,12 @@ DIRECTION = """
     topology_check
     assembly check
     retuning reporting
-    commands
+    commands page.waiting page.markup page.counts page.reasons page.access
+    page.view page.pieces
+    page.joined page.stages page.tables page.refusals
+    page.html
+    page.site
+    serving
     application
 """
 RANK = {
