@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from aggregator.quiet_hours import QUIET
 from aggregator.standing import RouteState
 
 if TYPE_CHECKING:
@@ -47,9 +48,10 @@ def cause_of(look: Look, place: Place) -> Cause:
 
 def _resting(look: Look) -> Cause:
     held = _messages(look.held_messages + look.outgoing)
+    until = "then, or until it is resumed" if look.reason.startswith(QUIET) else "it is resumed"
     words = {
         RouteState.PAUSING: f"{_begin(look.reason)} It writes what it holds ({held}), then rests.",
-        RouteState.PAUSED: f"{_begin(look.reason)} It takes nothing until it is resumed.",
+        RouteState.PAUSED: f"{_begin(look.reason)} It takes nothing until {until}.",
         RouteState.DRAINING: f"The process stops; what is held is written ({held}).",
     }
     return Cause(look.state.value, words.get(look.state, _sentence(look.reason)))

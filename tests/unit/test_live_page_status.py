@@ -228,6 +228,8 @@ CAUSES = [
      "Told to. It writes what it holds (3 messages), then rests."),
     ({"state": RouteState.PAUSED, "reason": "told to"}, Place("", "", 0), "paused",
      "Told to. It takes nothing until it is resumed."),
+    ({"state": RouteState.PAUSED, "reason": "quiet until 2026-11-23 07:00 UTC"}, Place("", "", 0), "paused",
+     "Quiet until 2026-11-23 07:00 UTC. It takes nothing until then, or until it is resumed."),
     ({"state": RouteState.DRAINING, "reason": "stopping"}, FINE, "draining",
      "The process stops; what is held is written (0 messages)."),
     ({"state": RouteState.STOPPED, "reason": "most are refused"}, FINE, "stopped",
