@@ -65,6 +65,7 @@ class Batch:
     ``expected``: how many members a count says that there are, where one came.
     ``documents``: what an aggregation made of it; ``repeats``: members that only said again what
     another one said. ``delivered``: of an isolated one, how often its member came before.
+    ``attempts``: how often what was final last had been sent.
     """
 
     key: str | None
@@ -82,6 +83,7 @@ class Batch:
     documents: int = 0
     repeats: int = 0
     delivered: int = 0
+    attempts: int = 0
     fates: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -284,7 +286,7 @@ class Buffer:
             if not group.open or at != group.timer:
                 continue  # completed by something else, or there is an earlier one
             group.timer = inf
-            when, trigger = self._due(group)
+            when, trigger = self.due(group)
             if when <= now:
                 self._complete(group, trigger, now)
             else:
@@ -307,12 +309,22 @@ class Buffer:
             elif group.bytes >= completion.full_bytes:
                 self._complete(group, Trigger.BYTES, now)
             else:
-                self._schedule(group, self._due(group)[0])
+                self._schedule(group, self.due(group)[0])
         self.advance(now)
 
     def open_groups(self) -> list[Group]:
         """Return the open groups in the order of their opening, for whoever only looks."""
         return list(self._groups.values())
+
+    def due(self, group: Group) -> tuple[float, Trigger]:
+        """Return when a group will be complete though nothing more comes, and by what; ``inf`` for never."""
+        when, trigger = self._completion.deadline(group)
+        return (when, trigger) if when < group.due else (group.due, Trigger.SENTINEL)
+
+    @property
+    def full(self) -> tuple[float, float]:
+        """How many messages, and how many bytes, fill a group; ``inf`` where nothing does."""
+        return self._completion.full_messages, self._completion.full_bytes
 
     def relieve(self, deliveries: int, size: int, now: float, link: Link | None = None) -> None:
         """Complete the oldest groups until this many deliveries and bytes are freed; those of a link alone.
@@ -423,10 +435,6 @@ class Buffer:
         if when < group.timer:  # a later one follows from it
             group.timer = when
             heappush(self._timers, (when, next(self._ticket), group))
-
-    def _due(self, group: Group) -> tuple[float, Trigger]:
-        when, trigger = self._completion.deadline(group)
-        return (when, trigger) if when < group.due else (group.due, Trigger.SENTINEL)
 
     @staticmethod
     def _all_there(group: Group) -> Trigger | None:

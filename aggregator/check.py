@@ -249,6 +249,8 @@ def _process(settings: Settings) -> Iterator[tuple[str, str]]:
     port = settings.metrics_port
     address = f"{settings.metrics_host}:{port or 'any free port'}"
     yield "metrics", "off" if port is None else f"http://{address}/metrics"
+    if port is not None:
+        yield "live page", f"http://{address}/, {'may do something' if settings.page_token else 'only shows'}"
     if settings.control:
         yield "control", f"commands of namespace {settings.control_namespace!r}"
     for name, periodic in settings.periodic.items():

@@ -7,6 +7,7 @@ refused. No answer holds a body; keys of open groups stand in those to ``groups`
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import structlog
@@ -114,7 +115,7 @@ class Controlled:
 
 
 class Commands:
-    """Carries commands out; one thread calls. ``totals``: deliveries by verdict, by route."""
+    """Carries commands out, one at a time; any thread may call. ``totals``: deliveries by verdict."""
 
     def __init__(
         self,
@@ -129,6 +130,7 @@ class Commands:
         self._clock = clock
         self._process = process
         self._started = clock.monotonic()
+        self._turn = Lock()
         self._known: dict[str, tuple[type[Options], Callable[[Any], list[Row]]]] = {
             "ping": (Nothing, self._ping),
             "stats": (OfRoute, self._stats),
@@ -145,7 +147,8 @@ class Commands:
         """Carry a command out; return what became of it. Raises nothing."""
         answer: Answer
         try:
-            answer = {"ok": self._carry_out(command, arguments)}
+            with self._turn:
+                answer = {"ok": self._carry_out(command, arguments)}
         except CommandRefusedError as exc:
             answer = {"refused": str(exc)}
         except Exception as exc:

@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aggregator import logs, sinks
 from aggregator.assembly import make_pipeline, make_rest
@@ -18,6 +18,7 @@ from aggregator.ending import FAILED, MISCONFIGURED
 from aggregator.errors import AggregatorError, ConfigurationError, ConfigurationErrors
 from aggregator.layers import load_application
 from aggregator.metrics import Metrics, describe_process
+from aggregator.page.view import Viewer
 from aggregator.reporting import announce, print_totals, wanted
 from aggregator.serving import serve
 from aggregator.sinks.base import Counting
@@ -30,13 +31,16 @@ from consumers.control import ControlNode
 from consumers.mailbox import control_place
 from consumers.periodic import make_periodic
 from consumers.route import RunningRoute
+from consumers.source import STATES
 from consumers.sources import make_source
 from consumers.supervisor import Supervisor
 from consumers.topology import unsupported
 from consumers.topology_compare import compare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from prometheus_client.metrics_core import Metric
 
     from aggregator.application import Aggregator
     from aggregator.pipeline import Pipeline
@@ -130,6 +134,12 @@ class Service:
             clock=SYSTEM_CLOCK,
             signals=child.signals if child else None,
         )
+        self._commands = self._make_commands()
+        self._viewer = Viewer(
+            {name: (route, self._routes[name]) for name, route in settings.routes.items()},
+            STATES,
+            SYSTEM_CLOCK,
+        )
         self._control = self._make_control() if settings.control else None
         self._periodic = make_periodic(settings, SYSTEM_CLOCK) if settings.periodic else None
 
@@ -143,7 +153,7 @@ class Service:
         with ExitStack() as stack:
             shown = console and wanted(settings) and self._show(stack)
             if self._child is None:
-                serve(settings, stack, self._metrics.registry, self.lifeless, self.faults, notes=self.notes)
+                serve(settings, stack, self._metrics.registry, self)
                 announce(settings)
             else:
                 self._child.attend(self, grace=settings.grace)
@@ -211,13 +221,37 @@ class Service:
             found[name] = Detail(running.failure or running.pipeline.reason, last[-1] if last else None)
         return found
 
-    def _make_control(self) -> ControlNode:
+    # ── what the live page asks ──
+
+    def view(self) -> dict[str, Any]:
+        """Return what there is to see of this process."""
+        return {**self._viewer.view(), "faults": self.faults(), "notes": self.notes()}
+
+    def views(self) -> dict[int, dict[str, Any] | None]:
+        """Return the view of the only process."""
+        return {0: self.view()}
+
+    def counters(self) -> Iterable[Metric]:
+        """Return what is counted by route."""
+        return self._metrics.counters()
+
+    def answer(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry a command out; return what became of it."""
+        return self._commands.answer(name, arguments)
+
+    def command(self, name: str, arguments: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+        """Carry a command out in the only process."""
+        return {0: self.answer(name, arguments)}
+
+    def _make_commands(self) -> Commands:
         routes = {
             name: Controlled(route, self._routes[name].pipeline)
             for name, route in self._settings.routes.items()
         }
-        commands = Commands(routes, totals=self._metrics.totals, clock=SYSTEM_CLOCK, process=os.getpid())
-        node = ControlNode(control_place(self._settings), self._settings.control_namespace, commands)
+        return Commands(routes, totals=self._metrics.totals, clock=SYSTEM_CLOCK, process=os.getpid())
+
+    def _make_control(self) -> ControlNode:
+        node = ControlNode(control_place(self._settings), self._settings.control_namespace, self._commands)
         self._metrics.watch_control(lambda: not node.problem)
         return node
 

@@ -45,7 +45,7 @@ def mask_urls(text: str) -> str:
 
 def _problem_of(error: ErrorDetails, field: FieldInfo) -> str:
     kind, context = error["type"], error.get("ctx", {})
-    shown = "" if field.annotation is SecretUrl else _shown(error["input"])
+    shown = "" if _is_secret(field) else _shown(error["input"])
     if kind == "value_error":
         return str(context["error"])
     if kind in _BOUNDS:
@@ -59,6 +59,11 @@ def _problem_of(error: ErrorDetails, field: FieldInfo) -> str:
     if needed is None:
         return error["msg"]
     return f"{shown} is something else; {needed}" if shown else needed
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    return field.annotation is SecretUrl or extra.get("metavar") == "TOKEN"
 
 
 def _shown(value: Any) -> str:

@@ -1,21 +1,24 @@
-"""What each batch tells of itself when it is done with, and the last ones of a route.
+"""What each batch tells of itself when it is done with, and the last ones of a route; the last refusals too.
 
 One report is made for a batch, none for a message. Times are seconds.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from aggregator.buffer import Batch
+    from aggregator.ports import Refused
 
 #: How many reports a route keeps.
 KEPT = 100
+#: And how many of refusals; of those that came at once, one for each reason.
+KEPT_REFUSALS = 20
 
 
 class BatchReport(NamedTuple):
@@ -29,6 +32,7 @@ class BatchReport(NamedTuple):
 
     Its time by stage: ``collecting`` from the first message to completion, ``queueing`` until the
     first request with something of it left, ``writing`` until the last word, retries included.
+    ``attempts``: how often what took longest of it was sent; 0 where nothing was.
     """
 
     ended: float
@@ -46,6 +50,7 @@ class BatchReport(NamedTuple):
     queueing: float
     writing: float
     verdicts: Mapping[str, int]
+    attempts: int = 0
 
     def __repr__(self) -> str:
         """Return it without the key."""
@@ -70,12 +75,28 @@ class BatchReport(NamedTuple):
         return {**words, **self.verdicts}
 
 
+class RefusalReport(NamedTuple):
+    """Messages that came into the dead-letter queue together, for one reason.
+
+    ``at``: unix seconds. ``detail``, ``attempts``: of one of them; for people, never the body.
+    """
+
+    at: float
+    reason: str
+    error_type: str
+    status: int | None
+    messages: int
+    detail: str
+    attempts: int
+
+
 class History:
     """The last reports of a route, the newest last. Any thread may ask; reports never change."""
 
     def __init__(self, *, full_messages: float = inf, full_bytes: float = inf, kept: int = KEPT) -> None:
         self.full_by(full_messages, full_bytes)
         self._last: deque[BatchReport] = deque(maxlen=kept)
+        self._refused: deque[RefusalReport] = deque(maxlen=KEPT_REFUSALS)
 
     def full_by(self, messages: float, size: float) -> None:
         """Say what fills a group from now on; ``inf`` where nothing does."""
@@ -100,10 +121,22 @@ class History:
             max(0.0, min(batch.sent, now) - batch.completed),
             max(0.0, now - batch.sent),
             dict(batch.fates),
+            batch.attempts,
         )
         self._last.append(made)
         return made
 
+    def refused(self, refused: Sequence[Refused], at: float) -> None:
+        """Keep what these were refused for, one report for each reason; ``at``: unix seconds."""
+        examples = {(each.reason, each.error_type, each.status): each for each in refused}
+        numbers = Counter((each.reason, each.error_type, each.status) for each in refused)
+        for said, example in examples.items():
+            self._refused.append(RefusalReport(at, *said, numbers[said], example.detail, example.attempts))
+
     def last(self) -> list[BatchReport]:
         """Return what is kept."""
         return list(self._last)
+
+    def last_refused(self) -> list[RefusalReport]:
+        """Return what is kept of refusals."""
+        return list(self._refused)

@@ -89,6 +89,9 @@ class ProcessKeywords(RouteKeywords, total=False):
     control_broker: str | None
     metrics_port: int | None
     metrics_host: str
+    page_token: str | None
+    page_details: Literal["auto", "shown", "hidden"]
+    page_hosts: str | Sequence[str] | None
     log_format: Literal["auto", "console", "json", "logfmt"]
     summary: Literal["auto", "on", "off"]
     log_level: Literal["debug", "info", "warning", "error"]

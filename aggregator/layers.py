@@ -194,6 +194,8 @@ def _shown_passwords(given: Mapping[str, Any]) -> Iterator[str]:
                 f"--{name}: a password on the command line can be read in the list of processes;"
                 f" {PREFIX}{name.upper()} or a file keeps it"
             )
+    if "page_token" in given:
+        yield f"--page-token: it can be read in the list of processes; {PREFIX}PAGE_TOKEN or a file keeps it"
 
 
 def _environment(faults: list[ConfigurationError]) -> dict[str, Any]:

@@ -176,6 +176,11 @@ class Metrics:
         """Return how many deliveries ended with which verdict, by route."""
         return totals(self.deliveries.collect())
 
+    def counters(self) -> list[Metric]:
+        """Return what is counted of messages and batches, by route."""
+        counters = (self.received, self.deliveries, self.batches, self.retries, self.dead_letters)
+        return [metric for counter in counters for metric in counter.collect()]
+
     def route(self, name: str) -> RouteMetrics:
         """Return the metrics of one route."""
         return RouteMetrics(self, name)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints
 
 from aggregator import own
 from aggregator.aggregation import compile_aggregation
@@ -34,6 +34,8 @@ MAX_PARTITIONS = 256
 """Each is a queue, and a thread and a connection of each instance."""
 _TASK_PART = re.compile(r"task|/args/\d+(/.*)?|/kwargs(/.*)?", re.DOTALL)
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+LEAST_TOKEN = 16
+"""Characters: less could be tried out."""
 MAX_NAME_BYTES = 255
 """AMQP's limit on the name of a queue or an exchange, in bytes of UTF-8."""
 
@@ -102,7 +104,7 @@ def _expires(text: str) -> str:
     return text
 
 
-def _joined(value: Any) -> Any:
+def joined(value: Any) -> Any:
     """TOML may name several as a list: as text they are separated by commas."""
     if isinstance(value, list | tuple) and all(isinstance(each, str | int) for each in value):
         return ",".join(map(str, value))
@@ -200,6 +202,13 @@ def _task_part(text: str) -> str:
     return text
 
 
+def _token(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if len(text) < LEAST_TOKEN or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(f"{LEAST_TOKEN} printable characters at least are needed, without blanks")
+    return value
+
+
 def _file(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"no file at {str(path)!r}; a file of certificates in PEM is needed")
@@ -210,11 +219,12 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, AfterValidator(_name)]
 Namespace = Annotated[str, AfterValidator(_namespace)]
 Crontab = Annotated[str, AfterValidator(_crontab)]
+Token = Annotated[SecretStr, AfterValidator(_token)]
 Zone = Annotated[str, AfterValidator(_zone)]
-Quiet = Annotated[str, AfterValidator(_quiet), BeforeValidator(_joined)]
+Quiet = Annotated[str, AfterValidator(_quiet), BeforeValidator(joined)]
 Triggers = Annotated[str, AfterValidator(_triggers)]
-Steps = Annotated[str, AfterValidator(_steps), BeforeValidator(_joined)]
-Reasons = Annotated[str, AfterValidator(_reasons), BeforeValidator(_joined)]
+Steps = Annotated[str, AfterValidator(_steps), BeforeValidator(joined)]
+Reasons = Annotated[str, AfterValidator(_reasons), BeforeValidator(joined)]
 Missing = Annotated[str, AfterValidator(_missing)]
 TaskPart = Annotated[str, AfterValidator(_task_part)]
 Count = Annotated[int, BeforeValidator(_number)]

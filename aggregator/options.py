@@ -35,9 +35,11 @@ from aggregator.option_types import (
     Target,
     TaskPart,
     Text,
+    Token,
     Triggers,
     Unset,
     Zone,
+    joined,
     lower,
     option,
 )
@@ -348,13 +350,30 @@ class ProcessOptions(Options):
     )
     metrics_port: Annotated[Count | None, Unset] = option(
         None,
-        "serve metrics, /healthz and /readyz here; 0 = any free port",
+        "serve metrics, /healthz, /readyz and the live page (docs/live-page.md) here; 0 = any free port",
         "PORT",
         unset="off",
         ge=0,
         le=65_535,
     )
     metrics_host: Text = option("127.0.0.1", "the address to serve them on", "ADDRESS")
+    page_token: Annotated[Token | None, Unset] = option(
+        None,
+        "who has it can flush, pause and resume on the live page; rather AGGREGATOR_PAGE_TOKEN than a flag",
+        "TOKEN",
+        unset="the page only shows",
+    )
+    page_details: Annotated[Literal["auto", "shown", "hidden"], BeforeValidator(lower)] = option(
+        "auto",
+        "who sees keys of groups and details of refusals there, which may be pieces of documents: auto = who"
+        " has the token; where none is set everybody, but on loopback alone",
+    )
+    page_hosts: Annotated[str | None, Unset, BeforeValidator(joined)] = option(
+        None,
+        "names by which browsers reach it, beside addresses, localhost and the machine's own",
+        "NAMES",
+        unset="no others",
+    )
     log_format: Annotated[Literal["auto", "console", "json", "logfmt"], BeforeValidator(lower)] = option(
         "auto", "auto = console on a terminal, else json"
     )

@@ -26,6 +26,7 @@ from aggregator.errors import UnrecoverableError
 from aggregator.flush import Flush, problem_of
 from aggregator.history import History
 from aggregator.ledger import Ledger, with_followers
+from aggregator.look import look
 from aggregator.making import Maker
 from aggregator.outbox import Outbox
 from aggregator.pushing import Pushes
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from aggregator.completion import AnyOf
     from aggregator.delivery import Delivery, Item, Link
     from aggregator.intake import Intake
+    from aggregator.look import Look
     from aggregator.made import Aggregation
     from aggregator.metrics import RouteMetrics
     from aggregator.ports import DeadLetterPort, Refused
@@ -433,6 +435,20 @@ class Pipeline:
         with self._changed:
             groups, now = self._buffer.open_groups(), self._clock.monotonic()
         return [described(group, now) for group in groups]
+
+    def look(self, most: int) -> Look:
+        """Return where it stands, with so many open groups at most of each kind: oldest, fullest."""
+        return look(
+            self._changed,
+            self._clock.monotonic(),
+            most,
+            standing=self._standing,
+            buffer=self._buffer,
+            entrance=self._entrance,
+            outbox=self._outbox,
+            dead_letters=self._dead_letters,
+            last_received=self.last_received,
+        )
 
     # ── how it ends ──
 

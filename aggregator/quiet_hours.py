@@ -21,6 +21,8 @@ _LONGEST = 25 * 3600.0
 #: Stretches that join for longer than a week leave no moment between them.
 _WEEK = 8 * 86_400.0
 _HOURS, _MINUTES = 24, 60
+#: How the reason for such a rest begins.
+QUIET = "quiet until"
 
 
 class _Stretch(NamedTuple):
@@ -135,6 +137,6 @@ class Rest:
             self._until, self._reason = None, ""
             return self._hours.begins(now)
         if until != self._until:
-            reason = f"quiet until {self._hours.shown(until)}"
+            reason = f"{QUIET} {self._hours.shown(until)}"
             self._until, self._reason = until, reason if self._route.pause(reason) else ""
         return until

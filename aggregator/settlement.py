@@ -126,9 +126,9 @@ class Settler:
                         self._breaker.pass_(len(members))
                         self._metrics.last_write.set(self._clock.time())
                 self.acknowledge(deliveries, verdict)
-                self.count(items, verdict, request.sent)
+                self.count(items, verdict, request)
         if later:
-            self._postpone(later, request.sent)
+            self._postpone(later, request)
         if rejected:
             now = self._clock.time()
             failed = request.first_failed
@@ -142,9 +142,9 @@ class Settler:
                 ]
             )
             fate = "dead_lettered" if sent else "given_back"
-            self.count([item for item, _ in rejected], fate, request.sent)
+            self.count([item for item, _ in rejected], fate, request)
 
-    def _postpone(self, items: Sequence[Item], sent: float) -> None:
+    def _postpone(self, items: Sequence[Item], request: Request) -> None:
         """Give messages back that their source holds until their time comes."""
         with self._changed:
             deliveries = list(with_followers(self._members(items)))
@@ -152,7 +152,7 @@ class Settler:
         dead = self.settle(deliveries, Settlement.GIVE_BACK)
         self._metrics.settled("postponed", len(deliveries) - dead)
         self._metrics.settled("given_back", dead)
-        self.count(items, "postponed", sent)
+        self.count(items, "postponed", request)
 
     def give_back(self, items: Iterable[Item]) -> None:
         """Conclude items that nobody can ack any more: the broker hands their deliveries out again."""
@@ -227,6 +227,7 @@ class Settler:
             deliveries = list(with_followers(entry.delivery for entry in refused))
             self._ledger.settle(deliveries)
             self._changed.notify()
+        self.history.refused(refused, self._clock.time())
         for reason, number in Counter(entry.reason for entry in refused).items():
             self._metrics.dead_letter(reason, number)
         self.acknowledge(deliveries, "dead_lettered")
@@ -282,17 +283,20 @@ class Settler:
                 dead += len(members)
         return dead
 
-    def count(self, items: Iterable[Item], fate: str, sent: float = inf) -> None:
+    def count(self, items: Iterable[Item], fate: str, request: Request | None = None) -> None:
         """Note final items in their batches; conclude the batches that are done with.
 
-        ``sent``: when the request left that brought the last word on them.
+        ``request``: the one that brought the last word on them, if one did.
         """
         finished = []
+        sent, attempts = (inf, 0) if request is None else (request.sent, request.attempts + 1)
+        attempts = attempts if sent < inf else 0
         with self._changed:
             # those of one batch follow one another, mostly
             for batch, of_batch in groupby(items, _batch_of):
                 messages = sum([item.messages for item in of_batch])
                 batch.sent = min(batch.sent, sent)
+                batch.attempts = max(batch.attempts, attempts)
                 batch.remaining -= messages
                 batch.fates[fate] += messages
                 if not batch.remaining:

@@ -14,6 +14,8 @@ from aggregator.standing import RouteState
 from consumers.source import STATES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aggregator.clock import Clock
     from aggregator.metrics import RouteMetrics
     from aggregator.pipeline import Pipeline
@@ -52,6 +54,9 @@ class RunningRoute:
         self.queue = source.queue
         self.sink = sink
         self.failure = ""
+        self.broker_problem = ""
+        #: how many messages are in the queue by state, as far as its broker tells
+        self.queue_states: Mapping[str, int] = {}
         self._source = source
         self._dead_letters = source.dead_letters
         self._metrics = metrics
@@ -83,6 +88,13 @@ class RunningRoute:
     def count_workers(self, state: str) -> int:
         """Return how many workers are in this state."""
         return sum(worker.state == state for worker in self.workers)
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be taken from the broker, as far as is known; empty if it can."""
+        if self.failure or self.broker_problem or self.consuming:
+            return self.failure or self.broker_problem
+        return next((worker.problem for worker in self.workers if worker.problem), "")
 
     # ── start and watch ──
 
@@ -118,12 +130,14 @@ class RunningRoute:
         except PublisherUnavailableError as exc:
             self._failures += 1
             self._try_at = now + (pause := self._backoff.pause(self._failures))
+            self.broker_problem = str(exc)
             self._log.warning("broker_away", problem=str(exc), next_try=round(pause, 1))
             return
         except UnrecoverableError as exc:
             self.failure = str(exc)
             self._log.error("route_stopped", reason=self.failure)
             return
+        self.broker_problem = ""
         for thread in self._flushers:
             thread.start()
         for worker in self.workers:
@@ -140,6 +154,7 @@ class RunningRoute:
         expected = self.count_workers("consuming")
         status = self.inspector.status()
         if status is not None and status.states is not None:
+            self.queue_states = status.states
             self._metrics.queue(status.states)
         found = status.consumers if status is not None else None
         missing = found is not None and found < expected == len(self.workers)

@@ -69,11 +69,13 @@ class SourceWorker(Protocol):
     """A thread's work: taking deliveries over one link after the other, and acking them.
 
     Setting ``stopping`` ends the taking, and ``cancelled`` is set then; the link stays for acks until
-    ``released`` is set. ``state`` is one of :data:`STATES`; ``beat``: its last sign of life (monotonic).
+    ``released`` is set. ``state`` is one of :data:`STATES`; ``beat``: its last sign of life (monotonic);
+    ``problem``: why it lost its last link.
     """
 
     name: str
     state: str
+    problem: str
     beat: float
     stopping: Event
     released: Event

@@ -24,7 +24,7 @@ class Working:
     """:meth:`run` is the body of a thread; nothing escapes it. ``losses``: errors that mean a lost link.
 
     Setting :attr:`stopping` ends the taking; the link stays open for acks until :attr:`released` is set
-    too. ``beat`` is when it last showed life, in monotonic seconds.
+    too. ``beat`` is when it last showed life, in monotonic seconds; ``problem`` why its last link was lost.
     """
 
     losses: tuple[type[BaseException], ...] = ()
@@ -45,6 +45,7 @@ class Working:
         self.released = Event()
         self.cancelled = Event()
         self.state = "connecting"
+        self.problem = ""
         self.beat = clock.monotonic()
         self._pipeline = pipeline
         self._metrics = metrics
@@ -81,6 +82,6 @@ class Working:
         self.state = "connecting"
         pause = self._backoff.pause(self._failures)
         self._metrics.links_lost.inc()
-        problem = f"{type(exc).__name__}: {exc}" if exc is not None else "see above"
-        self._log.warning("link_lost", problem=problem, pause=round(pause, 2))
+        self.problem = f"{type(exc).__name__}: {exc}" if exc is not None else "an internal error; see the log"
+        self._log.warning("link_lost", problem=self.problem, pause=round(pause, 2))
         self.stopping.wait(pause)

@@ -22,7 +22,7 @@ from aggregator.processes.shared import remove, share
 from aggregator.signals import HANDLED, Signals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 log = structlog.get_logger()
 
@@ -52,6 +52,12 @@ class Work(Protocol):
 
     def refresh(self) -> None:
         """Write down what is held."""
+
+    def view(self) -> dict[str, Any]:
+        """Return what there is to see of the process."""
+
+    def answer(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry a command out; return what became of it."""
 
 
 class Child:
@@ -104,6 +110,11 @@ class Child:
             log.info("forced", groups=work.force())
         elif message["do"] == "report":
             self._line.send(number=message["number"], **_report(work))
+        elif message["do"] == "view":
+            self._line.send(do="view", number=message["number"], view=_view(work))
+        elif message["do"] == "command":
+            answer = work.answer(message["name"], message["arguments"])
+            self._line.send(do="command", number=message["number"], answer=answer)
 
 
 def _report(work: Work) -> dict[str, Any]:
@@ -114,6 +125,15 @@ def _report(work: Work) -> dict[str, Any]:
         # whatever it is, the parent must still be heard
         log.exception("report_failed")
         return {"lifeless": [f"it cannot say how it is: {type(exc).__name__}"], "faults": [], "notes": []}
+
+
+def _view(work: Work) -> dict[str, Any] | None:
+    try:
+        return work.view()
+    except Exception:
+        # whatever it is, the parent must still be heard
+        log.exception("view_failed")
+        return None
 
 
 def main(arguments: Sequence[str]) -> int:

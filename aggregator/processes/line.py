@@ -69,33 +69,51 @@ class Line:
 
 
 class Inquiry:
-    """The parent's questions over a line; any thread may ask, and a later answer serves an earlier one."""
+    """The parent's questions over a line; any thread may ask.
+
+    Of one kind (``do``), a later answer serves an earlier question too.
+    """
 
     def __init__(self, line: Line, clock: Clock) -> None:
         self._line = line
         self._clock = clock
         self._serial = count(1)
         self._receiving = Lock()
-        self._latest: Message = {"number": 0}
+        self._latest: dict[str, Message] = {}
 
-    def ask(self) -> int:
-        """Ask how the child is; return the question's number."""
+    def ask(self, do: str = "report", **more: Any) -> int:
+        """Ask how the child is, or for something else; return the question's number."""
         number = next(self._serial)
-        self._line.send(wait=False, do="report", number=number)
+        self._line.send(wait=False, do=do, number=number, **more)
         return number
 
-    def answer(self, number: int, until: float) -> Message | None:
+    def answer(self, number: int, until: float, do: str = "report") -> Message | None:
         """Return the answer; None if there is none by then (monotonic), or nobody is there."""
         with self._receiving:
-            while self._latest["number"] < number:
+            while (latest := self._latest.get(do)) is None or latest["number"] < number:
                 try:
                     message = self._line.receive(until - self._clock.monotonic())
                 except (EOFError, ValueError):  # ValueError: closed meanwhile
                     return None
                 if message is None:
                     return None
-                self._latest = message
-            return self._latest
+                self._note(message)
+            return latest
+
+    def drain(self) -> None:
+        """Take what nobody waits for any more: the child would be held up by it, and hear nothing."""
+        if not self._receiving.acquire(blocking=False):
+            return
+        try:
+            while (message := self._line.receive(0)) is not None:
+                self._note(message)
+        except (EOFError, ValueError):
+            pass
+        finally:
+            self._receiving.release()
+
+    def _note(self, message: Message) -> None:
+        self._latest[message.get("do", "report")] = message
 
     def close(self) -> None:
         """Hang up, once nobody waits for an answer any more: the child has gone, so that is at once."""

@@ -8,8 +8,8 @@ an accident: what the child held goes back to the broker, and another one takes 
 from __future__ import annotations
 
 import os
-from threading import Event
-from typing import TYPE_CHECKING
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -19,7 +19,9 @@ from aggregator.processes.process import Process, cause
 from aggregator.signals import AT_ONCE, STOPPING, Signals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from prometheus_client.metrics_core import Metric
 
     from aggregator.clock import Clock
     from aggregator.processes.line import Message
@@ -58,6 +60,7 @@ class Parent:
         self._clock = clock
         self._signals = signals or Signals(impatient=False)
         self._pause = Event()
+        self._commanding = Lock()
 
     def run(self) -> int:
         """Run to the end; return the exit code. Raises ``UnrecoverableError`` if no child gets to work."""
@@ -80,8 +83,30 @@ class Parent:
 
     def refresh(self) -> dict[int, Message | None]:
         """Have the children write down what they hold; return their answers, None where one is silent."""
+        return self._ask("report")
+
+    def views(self) -> dict[int, Message | None]:
+        """Return what there is to see of each process; None where one is silent or does not run."""
+        answers = self._ask("view")
+        return {
+            process.number: (answers.get(process.number) or {}).get("view")
+            for process in self._processes
+            if not process.finished
+        }
+
+    def counters(self) -> Iterable[Metric]:
+        """Return what is counted in all processes."""
+        return self._metrics.counters()
+
+    def command(self, name: str, arguments: Mapping[str, Any]) -> dict[int, Message]:
+        """Have each process carry a command out; return the answers of those that have one."""
+        with self._commanding:  # an answer to a later one is none to this
+            answers = self._ask("command", name=name, arguments=dict(arguments))
+        return {number: answer["answer"] for number, answer in answers.items() if answer is not None}
+
+    def _ask(self, do: str, **more: Any) -> dict[int, Message | None]:
         until = self._clock.monotonic() + ANSWER_SECONDS
-        asked = {process.number: process.ask() for process in self._processes}
+        asked = {process.number: process.ask(do, **more) for process in self._processes}
         return {number: Process.answer(one, until) for number, one in asked.items() if one is not None}
 
     def lifeless(self) -> list[str]:
@@ -125,6 +150,7 @@ class Parent:
         """See after each process; return the exit code once all is to end."""
         for process in self._processes:
             if process.running:
+                process.drain()
                 code = process.ended()
                 if code is not None and (end := self._bury(process, code)) is not None:
                     return end
@@ -179,6 +205,7 @@ class Parent:
                 log.error("processes_killed", numbers=self._kill_all())
                 return FAILED
             for process in self._processes:
+                process.drain()
                 worst = max(worst, self._end_of(process))
             self._pause.wait(TICK_SECONDS)
         log.info("stopped", processes=len(self._processes))

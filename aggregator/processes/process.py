@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -127,22 +127,27 @@ class Process:
         if self._line is not None:
             self._line.send(wait=False, do=do)
 
+    def drain(self) -> None:
+        """Take answers that came too late."""
+        if self._inquiry is not None:
+            self._inquiry.drain()
+
     def kill(self) -> None:
         """End the process without its consent, and see it gone."""
         if self._child is not None:
             self._child.kill()
             self._child.wait()
 
-    def ask(self) -> tuple[Inquiry, int] | None:
-        """Ask the process how it is; None if there is none. Any thread may call."""
+    def ask(self, do: str = "report", **more: Any) -> tuple[Inquiry, int, str] | None:
+        """Ask the process how it is, or for something else; None if there is none. Any thread may call."""
         inquiry = self._inquiry
-        return None if inquiry is None else (inquiry, inquiry.ask())
+        return None if inquiry is None else (inquiry, inquiry.ask(do, **more), do)
 
     @staticmethod
-    def answer(asked: tuple[Inquiry, int], until: float) -> Message | None:
+    def answer(asked: tuple[Inquiry, int, str], until: float) -> Message | None:
         """Return what it says; None if it says nothing by then (monotonic). Any thread may call."""
-        inquiry, number = asked
-        return inquiry.answer(number, until)
+        inquiry, number, do = asked
+        return inquiry.answer(number, until, do)
 
 
 def cause(code: int) -> str:

@@ -49,7 +49,7 @@ def run(settings: Settings, argv: Sequence[str] | None = None) -> int:
         metrics.before_scrape = parent.refresh
         if shown:
             shown.begin(stack, metrics.registry.collect, partial(_details, parent, settings))
-        serve(settings, stack, metrics.registry, parent.lifeless, parent.faults, notes=parent.notes)
+        serve(settings, stack, metrics.registry, parent)
         announce(settings)
         code = parent.run()
         totals = metrics.totals()  # while their files are there

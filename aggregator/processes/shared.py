@@ -65,7 +65,11 @@ class SharedMetrics:
 
     def totals(self) -> dict[str, dict[str, int]]:
         """Return how many deliveries ended with which verdict, by route, in all processes so far."""
-        return totals(self._merged("counter_*.db"))
+        return totals(self.counters())
+
+    def counters(self) -> Iterable[Metric]:
+        """Return what is counted in all processes so far."""
+        return self._merged("counter_*.db")
 
     def received(self, number: int) -> float:
         """Return how many deliveries a child and those before it with its number have taken."""

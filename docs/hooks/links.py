@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Pages of the repository's root that are pages of the site too, once they are there: by their address.
 AT_THE_ROOT = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 #: What a browser shows by itself.
-SHOWN = {".md", ".svg", ".png", ".jpg"}
+SHOWN = {".md", ".svg", ".png", ".jpg", ".webp"}
 #: By suffix; the suffix itself names the others, or nobody knows one.
 LANGUAGES = {".py": "python", ".sh": "bash", ".yml": "yaml", ".toml": "toml", ".lua": "lua", ".json": "json"}
 #: Code is left alone: fences, then spans; then what is between the parentheses of a link, without its anchor.

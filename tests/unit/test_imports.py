@@ -16,7 +16,7 @@ DIRECTION = """
     toml_place doctor.finding
     errors clock backoff breaker concurrency ledger metrics standing ports sinks.base closed history
     push json_pointer summary_figures doctor.running doctor.network doctor.machine
-    importing schedule redis_transport retrying faults serving
+    importing schedule redis_transport retrying faults
     summary_board doctor.showing doctor.files doctor.search
     completion quiet_hours doctor.stores doctor.sinks
     delivery correlation content gate request
@@ -27,6 +27,7 @@ DIRECTION = """
     push_events celery_intake
     aggregation
     making flush entrance
+    look
     pipeline
     own keys conditions entities route_map
     option_types
@@ -40,7 +41,12 @@ DIRECTION = """
     topology_check
     assembly check
     retuning reporting summary
-    commands
+    commands page.waiting page.markup page.counts page.reasons page.access
+    page.view page.pieces
+    page.joined page.stages page.tables page.refusals
+    page.html
+    page.site
+    serving
     application
 """
 RANK = {

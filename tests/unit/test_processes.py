@@ -120,6 +120,12 @@ class Work:
     def notes(self):
         return ["control: away"]
 
+    def view(self):
+        return {"routes": []}
+
+    def answer(self, name, arguments):
+        return {"ok": [name, arguments]}
+
 
 @pytest.fixture
 def child(ends):
@@ -450,3 +456,52 @@ def test_every_gauge_of_several_processes_is_their_sum_but_for_those_that_add_up
         ),
         "livemax",
     )
+
+
+# ── what the live page asks ──
+
+
+def test_answers_of_one_kind_serve_no_question_of_another(ends):
+    ours, theirs = ends
+    inquiry = Inquiry(ours, SYSTEM_CLOCK)
+    view, report = inquiry.ask("view"), inquiry.ask()
+    theirs.send(number=report, lifeless=[])
+    theirs.send(do="view", number=view, view={"pid": 1})
+    until = SYSTEM_CLOCK.monotonic() + 10
+    assert inquiry.answer(view, until, "view")["view"] == {"pid": 1}
+    assert inquiry.answer(report, until) == {"number": report, "lifeless": []}
+
+
+def test_a_child_shows_itself_and_carries_out_commands(ends, child):
+    parent, work = ends[0], Work()
+    child.attend(work, grace=10)
+    parent.send(do="view", number=1)
+    assert parent.receive(10) == {"do": "view", "number": 1, "view": {"routes": []}}
+    parent.send(do="command", number=2, name="pause", arguments={"route": "r"})
+    answer = {"ok": ["pause", {"route": "r"}]}
+    assert parent.receive(10) == {"do": "command", "number": 2, "answer": answer}
+
+
+def test_a_child_that_cannot_show_itself_is_still_heard(ends, child):
+    parent, work = ends[0], Work()
+    work.view = None
+    child.attend(work, grace=10)
+    parent.send(do="view", number=1)
+    assert parent.receive(10) == {"do": "view", "number": 1, "view": None}
+    parent.send(do="report", number=2)
+    assert parent.receive(10)["number"] == 2
+
+
+def test_an_answer_that_nobody_waits_for_holds_no_child_up(ends, child):
+    parent, work = ends[0], Work()
+    work.view = lambda: "x" * 1_000_000  # more than the line holds
+    inquiry = Inquiry(parent, SYSTEM_CLOCK)
+    child.attend(work, grace=10)
+    late = inquiry.ask("view")
+    assert inquiry.answer(late, SYSTEM_CLOCK.monotonic(), "view") is None
+    parent.send(wait=False, do="force")
+    until = SYSTEM_CLOCK.monotonic() + 10
+    while "force" not in work.calls and SYSTEM_CLOCK.monotonic() < until:
+        inquiry.drain()
+    assert work.calls == ["force"]
+    assert len(inquiry.answer(late, until, "view")["view"]) == 1_000_000, "drained, and not lost"

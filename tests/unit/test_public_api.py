@@ -160,6 +160,8 @@ def said(name: str, field: FieldInfo) -> str:
         return str(field.annotation).replace("typing.", "")
     special = {
         "id": "Key | Source",
+        "page_hosts": "str | Sequence[str]",
+        "page_token": "str",
         "expires": "Key | Source",
         "quiet": "str | Sequence[str]",
         "retry": "str | Sequence[str]",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import requests
 
+from aggregator import serving as module
 from aggregator.errors import ConfigurationError
 from aggregator.metrics import Metrics
 from aggregator.serving import MetricsServer
@@ -102,3 +103,73 @@ def test_a_stopped_server_frees_its_port():
     again = MetricsServer("127.0.0.1", port, Metrics().registry, list, list)
     assert again.port == port
     again.stop()  # never started
+
+
+# ── clients that are slow, and many ──
+
+
+def test_the_page_answers_what_nothing_else_does():
+    def page(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [environ["PATH_INFO"].encode()]
+
+    server = MetricsServer("127.0.0.1", 0, Metrics().registry, list, list, page=page)
+    server.start()
+    try:
+        url = f"http://127.0.0.1:{server.port}"
+        assert get(f"{url}/x") == (200, "/x")
+        assert get(f"{url}/healthz") == (200, "ok\n")
+        assert "aggregator_" in get(f"{url}/metrics")[1]
+    finally:
+        server.stop()
+
+
+def sent(port, data):
+    end = socket.create_connection(("127.0.0.1", port), timeout=20)
+    end.sendall(data)
+    return end
+
+
+def test_a_byte_now_and_then_is_too_slow(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.3)
+    with serving() as url, sent(int(url.rpartition(":")[2]), b"GET /healthz HTTP/1.1\r\n") as slow:
+        started = module.SYSTEM_CLOCK.monotonic()
+        slow.settimeout(0.05)
+        while True:  # each byte comes in time, the whole does not
+            try:
+                slow.sendall(b"x")
+                if not slow.recv(1):
+                    break
+            except TimeoutError:
+                assert module.SYSTEM_CLOCK.monotonic() - started < 20, "it is never let go"
+            except OSError:
+                break
+        assert get(f"{url}/healthz")[0] == 200
+
+
+def test_more_clients_than_there_are_places_for_are_let_go(monkeypatch):
+    monkeypatch.setattr(module, "MOST_CLIENTS", 3)
+    with serving() as url:
+        port = int(url.rpartition(":")[2])
+        idle = [sent(port, b"GET /healthz HTTP/1.1\r\n") for _ in range(3)]
+        with sent(port, b"") as fourth:
+            assert fourth.recv(1) == b""
+        for each in idle:
+            each.close()
+        # their places are free again
+        for _ in range(200):
+            try:
+                assert get(f"{url}/healthz")[0] == 200
+                break
+            except requests.ConnectionError:
+                continue
+        else:
+            pytest.fail("no place is ever free again")
+
+
+def test_a_request_that_is_none_harms_nobody():
+    with serving() as url:
+        for data in (b"\0\xff\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"G" * 70_000 + b"\r\n\r\n", b"\r\n"):
+            with sent(int(url.rpartition(":")[2]), data) as client, suppress(OSError):
+                client.recv(4096)
+        assert get(f"{url}/healthz")[0] == 200
