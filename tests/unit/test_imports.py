@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Each line may import what stands above it, and nothing beside or below it.
 DIRECTION = """
-    ending signals topic defaults keywords logs masking partitioning private timekeeping units
+    ending signals topic defaults keywords logs masking partitioning private timekeeping units version
     errors clock backoff breaker concurrency ledger metrics standing ports sinks.base closed history
     push json_pointer
     importing schedule redis_transport retrying faults
