@@ -46,8 +46,8 @@ def test_programs_tell_their_version(program, capsys, monkeypatch):
 
 #: Run by others or by who works on the project; parts of a command; ``cli.py`` stands for them.
 INNER = {
-    "aggregator.__main__", "aggregator.processes.child", "aggregator.reference", "aggregator.testing.process",
-    "producers.campaigns.__main__", "producers.campaigns.demo", "producers.campaigns.load",
+    "aggregator.__main__", "aggregator.processes.child", "aggregator.reference",
+    "producers.campaigns.__main__", "producers.campaigns.demo",
     "producers.replay.__main__",
 }  # fmt: skip
 
