@@ -11,9 +11,6 @@ from math import ceil
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import parse_qs, urlsplit
 
-from rich.console import Console
-from rich.text import Text
-
 from aggregator.correlation import shown
 from aggregator.entities import declaration, described, notes
 from aggregator.importing import name_of
@@ -83,6 +80,9 @@ class Report:
         if not stream.isatty():
             stream.write(f"{self}\n")
             return
+        from rich.console import Console  # noqa: PLC0415 - long to import, and each start wants a report
+        from rich.text import Text  # noqa: PLC0415
+
         console = Console(file=stream, highlight=False, soft_wrap=True)
         for style, line in self.lines():
             console.print(Text(line, style=style))

@@ -9,10 +9,17 @@ import logging
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-import structlog
+from aggregator.importing import absent
+
+# A quarter of the service's start would be rich, for tracebacks with local variables: messages, passwords.
+# They are not wanted, so structlog does not find it.
+with absent("rich"):
+    import structlog
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
+
+get_logger = structlog.get_logger  # for modules that a process imports first
 
 #: they tell of each connection and each request, and some of what is in it
 _CHATTY = ("amqp", "elastic_transport", "elasticsearch", "kombu", "opensearch", "stamina", "urllib3")
