@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 ROOT = Path(__file__).parents[2]
-_INSTALLED = Path(__file__).parent / "instance.lua"
-INSTANCE = _INSTALLED if _INSTALLED.exists() else ROOT / "docker" / "tarantool" / "instance.lua"
+INSTANCE = ROOT / "docker" / "tarantool" / "instance.lua"
 MODULES = (ROOT / "consumers" / "lua", Path(__file__).parent / "lua")
 _PATIENCE = 30.0
 _GRACE = 10.0
@@ -74,7 +73,7 @@ class Stage:
         if program is None:
             raise UnrecoverableError("no program tarantool; install it (Debian: apt-get install tarantool)")
         if not INSTANCE.exists():
-            raise UnrecoverableError(f"{INSTANCE} is missing: install the project again")
+            raise UnrecoverableError(f"{INSTANCE} is missing: run it in a checkout of the project")
         place = f"127.0.0.1:{free_port()}"
         name = f"tarantool{len(self.servers) + 1}"
         users = {

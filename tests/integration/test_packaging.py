@@ -25,8 +25,6 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 VERSION: str = PROJECT["version"]
 ROOMS = ("aggregator", "consumers", "producers")
 STEM = f"kombu_aggregator-{VERSION}"
-#: What the wheel has from elsewhere in the repository.
-BROUGHT = {"producers/campaigns/instance.lua": "docker/tarantool/instance.lua"}
 
 
 class Built(NamedTuple):
@@ -104,7 +102,7 @@ def test_the_wheel_holds_the_packages_whole_and_nothing_else(built: Built) -> No
     with zipfile.ZipFile(built.wheel) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         licences = [name for name in wheel.namelist() if "/licenses/" in name]
-    assert names == files_of_the_packages() | BROUGHT.keys()
+    assert names == files_of_the_packages()
     assert {f"{room}/py.typed" for room in ROOMS} <= names
     assert {Path(name).suffix for name in names} >= {".py", ".lua", ".html", ".js", ".css", ".svg"}
     assert licences == [f"{STEM}.dist-info/licenses/LICENSE"]
@@ -115,7 +113,7 @@ def test_the_sdist_makes_the_same_wheel(built: Built, tmp_path: Path) -> None:
         sdist.extractall(tmp_path, filter="data")
     (source,) = tmp_path.iterdir()
     top = {path.name for path in source.iterdir()}
-    assert top == {*ROOMS, "docker", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "constraints.txt",
+    assert top == {*ROOMS, "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "constraints.txt",
                    "pyproject.toml", ".gitignore"}  # fmt: skip
     build(source, tmp_path / "again", "wheel")
     assert contents(tmp_path / "again" / built.wheel.name) == contents(built.wheel)
