@@ -48,7 +48,7 @@ def test_what_is_no_fragment(name, text):
 def test_the_last_release_is_this_version():
     text = (ROOT / NEWS["filename"]).read_text()
     above, below = text.split(NEWS["start_string"])
-    releases = re.findall(r"^## (\S+) – (\d{4}-\d\d-\d\d)$", below, re.MULTILINE)
+    releases = re.findall(r"^## (\S+) \((\d{4}-\d\d-\d\d)\)$", below, re.MULTILINE)
     assert releases[0][0] == PYPROJECT["project"]["version"]
     assert releases == sorted(releases, key=lambda release: release[1], reverse=True)
     assert "##" not in above
