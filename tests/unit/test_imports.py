@@ -16,11 +16,11 @@ from aggregator.importing import absent
 ROOT = Path(__file__).parents[2]
 #: Each line may import what stands above it, and nothing beside or below it.
 DIRECTION = """
-    ending signals topic defaults keywords logs masking partitioning private timekeeping units version
+    ending signals topic defaults keywords masking partitioning private timekeeping units version
     errors clock backoff breaker concurrency ledger metrics standing ports sinks.base closed history
     push json_pointer
     importing schedule redis_transport retrying faults
-    completion quiet_hours
+    completion quiet_hours logs
     delivery correlation content gate request
     isolation seen results keeper screening revocation expiry
     documents buffer outbox
@@ -49,7 +49,7 @@ DIRECTION = """
     page.html
     page.site
     serving
-    application
+    application __main__
 """
 RANK = {
     f"aggregator.{name}": rank for rank, line in enumerate(DIRECTION.split("\n")) for name in line.split()
