@@ -65,7 +65,7 @@ lint: $(VENV)/.linted ## Check style, format and types.
 # pyenv's interpreters are on no PATH but for the chosen one
 VERSIONS ?= 3.11 3.12 3.13 3.14
 FIND = PATH="$$(printf '%s:' $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(1)*/bin)$$PATH" \
-	$(UV) python find --quiet --system --no-project --no-python-downloads $(1)
+	$(UV) python find --system --no-project --no-python-downloads $(1) 2>/dev/null
 
 .PHONY: versions
 versions: $(VENV)/.made ## Run the unit tests on each supported Python of this machine, each in its own environment.

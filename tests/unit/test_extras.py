@@ -119,5 +119,7 @@ def test_what_is_installed_is_pinned():
         for line in (ROOT / "constraints.txt").read_text().splitlines()
     )
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
-    wanted = ALWAYS | asked(EXTRAS["all"]) | asked(groups["test"]) | asked(groups["lint"])
+    locked = groups.keys() - {"audit", "fuzz"}  # each run of these takes the newest
+    lines = [line for name in locked for line in groups[name] if isinstance(line, str)]
+    wanted = ALWAYS | asked(EXTRAS["all"]) | asked(lines)
     assert bare(wanted) - pins.keys() == set()
