@@ -71,9 +71,11 @@ FIND = PATH="$$(printf '%s:' $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(1)*/bin)$$
 versions: $(VENV)/.made ## Run the unit tests on each supported Python of this machine, each in its own environment.
 	@for version in $(VERSIONS); do \
 		if python=$$($(call FIND,$$version)); then \
-			$(MAKE) --no-print-directory unit VENV=$(VENV)/$$version PYTHON=$$python; \
+			$(MAKE) --no-print-directory unit VENV=$(VENV)/$$version PYTHON=$$python || failed+=" $$version"; \
 		else missing+=" $$version"; fi; \
-	done; [ -z "$${missing:-}" ] || echo "not on this machine, so not tried:$$missing"
+	done; \
+	[ -z "$${missing:-}" ] || echo "not on this machine, so not tried:$$missing"; \
+	[ -z "$${failed:-}" ] || { echo "failed on:$$failed"; exit 1; } >&2
 
 .PHONY: dist
 dist: $(VENV)/.tested ## Build the wheel and the sdist into dist/.
