@@ -60,7 +60,7 @@ lint: $(VENV)/.linted ## Check style, format and types.
 	$(VENV)/bin/mypy -p tests.servers -p docs.pictures
 	$(VENV)/bin/mypy tests/typing
 	$(VENV)/bin/basedpyright
-	$(VENV)/bin/towncrier build --draft --version next >/dev/null
+	@told=$$($(VENV)/bin/towncrier build --draft --version next 2>&1) || { echo "$$told"; exit 1; } >&2
 
 # pyenv's interpreters are on no PATH but for the chosen one
 VERSIONS ?= 3.11 3.12 3.13 3.14
