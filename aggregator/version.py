@@ -7,10 +7,11 @@ from importlib import metadata
 from platform import python_version
 from typing import TYPE_CHECKING, Any
 
+from aggregator.defaults import DISTRIBUTION
+
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _ArgumentGroup
 
-DISTRIBUTION = "kombu-aggregator"
 #: What the answer depends on most: a fault is often theirs, or of a version that was not tried.
 _TOLD = ("kombu", "amqp")
 

@@ -16,7 +16,8 @@ from aggregator.importing import absent
 ROOT = Path(__file__).parents[2]
 #: Each line may import what stands above it, and nothing beside or below it.
 DIRECTION = """
-    ending signals topic defaults keywords masking partitioning private timekeeping units urls version
+    ending signals topic defaults keywords masking partitioning private timekeeping units urls
+    version
     errors clock backoff breaker concurrency ledger metrics standing ports sinks.base closed history
     push json_pointer
     importing schedule redis_transport retrying faults
