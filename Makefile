@@ -60,6 +60,27 @@ lint: $(VENV)/.linted ## Check style, format and types.
 	$(VENV)/bin/mypy -p tests.servers -p docs.pictures
 	$(VENV)/bin/mypy tests/typing
 	$(VENV)/bin/basedpyright
+	@told=$$($(VENV)/bin/towncrier build --draft --version next 2>&1) || { echo "$$told"; exit 1; } >&2
+
+# pyenv's interpreters are on no PATH but for the chosen one
+VERSIONS ?= 3.11 3.12 3.13 3.14
+FIND = PATH="$$(printf '%s:' $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(1)*/bin)$$PATH" \
+	$(UV) python find --system --no-project --no-python-downloads $(1) 2>/dev/null
+
+.PHONY: versions
+versions: $(VENV)/.made ## Run the unit tests on each supported Python of this machine, each in its own environment.
+	@for version in $(VERSIONS); do \
+		if python=$$($(call FIND,$$version)); then \
+			$(MAKE) --no-print-directory unit VENV=$(VENV)/$$version PYTHON=$$python || failed+=" $$version"; \
+		else missing+=" $$version"; fi; \
+	done; \
+	[ -z "$${missing:-}" ] || echo "not on this machine, so not tried:$$missing"; \
+	[ -z "$${failed:-}" ] || { echo "failed on:$$failed"; exit 1; } >&2
+
+.PHONY: dist
+dist: $(VENV)/.tested ## Build the wheel and the sdist into dist/.
+	rm -rf dist
+	$(PY) -m hatchling build -d dist
 
 .PHONY: faults
 faults: $(VENV)/.tested ## Break everything that can break, 20 kills a point, and write docs/reliability.md (under an hour).

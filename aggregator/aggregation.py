@@ -20,7 +20,6 @@ from aggregator.documents import make_document
 from aggregator.errors import ConfigurationError, MessageRefusedError
 from aggregator.importing import check_function, load_function, name_of
 from aggregator.merging import Fold, Plan, Rule, make_plan, read_object, write_json
-from aggregator.push_events import PushEvents
 from aggregator.reading import Reading
 
 if TYPE_CHECKING:
@@ -277,6 +276,9 @@ def compile_aggregation(
     if kind == "list":
         return Listing(limit=_limit(rest, field) if colon else None, **reading)
     if kind == "push" and rest:
+        # its texts for people take long to import
+        from aggregator.push_events import PushEvents  # noqa: PLC0415
+
         return PushEvents(Path(rest), clock=clock, **reading)
     if kind == "function":
         return _own(rest, field, reading)

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, TextIO
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import orjson
 
@@ -24,6 +24,7 @@ from aggregator.sinks.base import Sink
 from aggregator.topology_check import ends, topology_lines
 from aggregator.topology_rules import map_notes
 from aggregator.topology_rules import notes as notes_of
+from aggregator.urls import url_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -268,7 +269,7 @@ def _warnings(route: Route, processes: int) -> Iterator[str]:
     if route.id is None:
         yield "id: made at receipt: a crash between write and ack writes those documents twice"
     url = route.sink.get_secret_value() if isinstance(route.sink, SecretUrl) else ""
-    query = parse_qs(urlsplit(url).query)
+    query = parse_qs(url_parts(url).query)
     versioned = any(key.startswith("version") for key in query)
     if "index" in query.get("op", ()) and not versioned and workers > 1:
         yield (

@@ -13,6 +13,7 @@ from pydantic_settings import CliSettingsSource, SettingsError
 from aggregator.errors import ConfigurationError
 from aggregator.masking import masked
 from aggregator.options import GROUPS
+from aggregator.version import add_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +69,7 @@ def parse_flags(
 ) -> dict[str, Any]:
     """Return the values that ``argv`` sets, by option; what it does wrong is added to ``faults``.
 
-    Raises ``SystemExit`` (0) after ``--help``.
+    Raises ``SystemExit`` (0) after ``--help`` and ``--version``.
     """
     if not argv:
         return {}
@@ -122,6 +123,7 @@ def _groups(parser: ArgumentParser) -> dict[str, Any]:
         group = parser.add_argument_group(model.__doc__)
         if not groups:
             group.add_argument("-h", "--help", action="help", default=SUPPRESS, help="show this and exit")
+            add_version(group)
         groups.update(dict.fromkeys(model.model_fields, group))
     return groups
 
@@ -138,7 +140,7 @@ def _wrong(message: str, settings: type[BaseSettings]) -> ConfigurationError:
 
 
 def _unknown(rest: Sequence[str], settings: type[BaseSettings]) -> list[ConfigurationError]:
-    known = [f"--{name.replace('_', '-')}" for name in settings.model_fields] + ["--help"]
+    known = [f"--{name.replace('_', '-')}" for name in settings.model_fields] + ["--help", "--version"]
     faults = []
     after_flag = False
     for word in rest:

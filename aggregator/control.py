@@ -14,6 +14,7 @@ from aggregator.consume import load_settings
 from aggregator.ending import CLEAN, FAILED, MISCONFIGURED
 from aggregator.errors import AggregatorError, ConfigurationError, ConfigurationErrors
 from aggregator.units import parse_duration
+from aggregator.version import add_version
 from consumers.commanding import Destination, destination_of, send
 from consumers.mailbox import control_place
 
@@ -154,6 +155,7 @@ def _parser() -> ArgumentParser:
         allow_abbrev=False,
         parents=[common],
     )
+    add_version(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str, *names: str) -> ArgumentParser:

@@ -1,4 +1,4 @@
-"""The user's own functions, named as ``package.module:name`` or given themselves: found, and looked at.
+"""What is imported by name: the user's own functions, ``package.module:name``, found, and looked at.
 
 What cannot work is told at the start: a module that does not import, a name that is not there, what
 is no function, or one that does not take what it will be called with.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aggregator.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _NUMBERS = ("no argument", "one argument", "two arguments", "three arguments")
 _LAZY = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
@@ -78,6 +79,19 @@ def check_function(function: Any, name: str, *, field: str, takes: str, example:
         signature.bind(*example)
     except TypeError as exc:
         raise ConfigurationError(field, f"{name} must take {takes}: {exc}") from None
+
+
+@contextmanager
+def absent(name: str) -> Iterator[None]:
+    """Have a library not be found by what is imported meanwhile, and would take it if it could."""
+    if name in sys.modules:
+        yield  # whoever has imported it has paid for it
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # as the import system's own documentation has it
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def _line(exc: BaseException) -> str:

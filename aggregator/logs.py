@@ -10,12 +10,19 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO, cast
 
-import structlog
+from aggregator.importing import absent
+
+# A tenth of the service's start would be rich, for tracebacks with local variables: messages, passwords.
+# They are not wanted, so structlog does not find it.
+with absent("rich"):
+    import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from structlog.typing import EventDict, Processor
+
+get_logger = structlog.get_logger  # for modules that a process imports first
 
 #: they tell of each connection and each request, and some of what is in it
 _CHATTY = ("amqp", "elastic_transport", "elasticsearch", "kombu", "opensearch", "stamina", "urllib3")

@@ -7,12 +7,11 @@ it is asked for.
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from aggregator.defaults import DISTRIBUTION
+from aggregator.version import version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -188,16 +187,12 @@ class Metrics:
 
 def describe_process(registry: CollectorRegistry) -> None:
     """Add what holds for the process itself: its version, memory, CPU seconds, files and start."""
-    try:
-        release = version(DISTRIBUTION)
-    except PackageNotFoundError:  # it runs from its source
-        release = "unknown"
     Gauge(
         "aggregator_build_info",
         "1 for the version that runs, and its Python's.",
         ("version", "python"),
         registry=registry,
-    ).labels(release, platform.python_version()).set(1)
+    ).labels(version(), platform.python_version()).set(1)
     ProcessCollector(registry=registry)
 
 

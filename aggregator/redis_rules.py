@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from aggregator.errors import ConfigurationError
 from aggregator.masking import SecretUrl
@@ -11,6 +11,7 @@ from aggregator.redis_transport import is_redis, split_url, visibility_timeout
 from aggregator.sinks.seen import seen_options
 from aggregator.stores.redis_url import ResultOptions, read_url
 from aggregator.units import format_duration
+from aggregator.urls import url_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +72,7 @@ def seen(route: Route) -> Iterator[tuple[str, str]]:
         problem = "it knows ids of messages, and with this aggregate no document has them"
         yield "seen", f"{problem}; remove one of both"
     url = route.sink.get_secret_value() if isinstance(route.sink, SecretUrl) else ""
-    operation = dict(parse_qsl(urlsplit(url).query)).get("op", "create")
+    operation = dict(parse_qsl(url_parts(url).query)).get("op", "create")
     if operation != "create":
         problem = f"with op={operation} a later message of the same id is an update, and would be left out"
         yield "seen", f"{problem}; op=create is needed, or remove seen"

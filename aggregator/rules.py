@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from math import ceil, inf
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from aggregator import entities
 from aggregator.aggregation import compile_aggregation
@@ -21,6 +20,7 @@ from aggregator.retrying import queue_name, read_steps
 from aggregator.sinks import from_url
 from aggregator.standing import PATIENCE
 from aggregator.units import format_duration
+from aggregator.urls import url_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -235,7 +235,7 @@ def broken_url(url: str) -> str | None:
         return f"brokers of one cluster are reached alike, not by {' and '.join(schemes)}; write one scheme"
     try:
         # the scheme may be one that urlsplit does not know
-        _ = urlsplit(f"http://{rest.partition(';')[0]}").port
+        _ = url_parts(f"http://{rest.partition(';')[0]}").port
     except ValueError:  # its words would hold a part of the password
         return f"{masked(url)!r}: the port is no number, or the password holds a / or @, written %2F and %40"
     return None

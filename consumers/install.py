@@ -15,6 +15,7 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from aggregator.errors import AggregatorError, ConfigurationError
+from aggregator.version import add_version
 from consumers.lua import sources
 from consumers.tarantool import Tarantool, parse_url
 
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Install; exit code 1 if a server refuses or does not answer, 2 for a wrong call."""
     summary = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m consumers.install", description=summary)
+    add_version(parser)
     parser.add_argument(
         "url",
         nargs="?",

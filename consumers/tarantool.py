@@ -22,6 +22,7 @@ from tarantool.error import Error as LibraryError
 
 from aggregator.errors import ConfigurationError, TarantoolError, TarantoolUnavailableError
 from aggregator.units import parse_duration
+from aggregator.urls import url_parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +59,7 @@ class Address:
 
 def parse_url(url: str, field_name: str = "broker") -> tuple[Address, ...]:
     """Read ``tarantool://user:password@host:port,host2:port2/?timeout=5s``: one address for each server."""
-    parts = urlsplit(url)
+    parts = url_parts(url)
     if parts.scheme != "tarantool":
         raise ConfigurationError(field_name, "is not of the form tarantool://user:password@host:port")
     credentials, _, hosts = parts.netloc.rpartition("@")

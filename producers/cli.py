@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from aggregator.defaults import DEFAULT_BROKER, DEFAULT_QUEUE
 from aggregator.errors import AggregatorError, ConfigurationError, ConfigurationErrors
 from aggregator.units import parse_duration
+from aggregator.version import add_version
 from consumers import transports
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Parser(ArgumentParser):
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False)
+        add_version(self)
         self.add_argument(
             "--broker",
             default=os.environ.get("AGGREGATOR_BROKER") or DEFAULT_BROKER,

@@ -20,7 +20,6 @@ import orjson
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.clock import sleep as sleep_for
 from aggregator.errors import (
-    ConfigurationError,
     PublisherUnavailableError,
     StoreUnavailableError,
     UnrecoverableError,
@@ -101,10 +100,8 @@ class Jobs:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         server, options = read_url(results, ResultOptions, "results")
-        try:
-            from aggregator.stores.jobs_redis_client import RedisJobs  # noqa: PLC0415 - an extra
-        except ImportError:
-            raise ConfigurationError("results", "pip install 'kombu-aggregator[redis]'") from None
+        from aggregator.stores.jobs_redis_client import RedisJobs  # noqa: PLC0415 - an extra
+
         self._store = RedisJobs(server, options)
         self._broker = broker
         self._queue = queue

@@ -14,8 +14,7 @@ import sys
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
-import structlog
-
+from aggregator import logs
 from aggregator.ending import CLEAN, CLOSING_SECONDS, FAILED
 from aggregator.processes.line import Line
 from aggregator.processes.shared import remove, share
@@ -24,7 +23,7 @@ from aggregator.signals import HANDLED, Signals
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-log = structlog.get_logger()
+log = logs.get_logger()
 
 #: An exit code above this: ended by that signal.
 SIGNALLED = 128

@@ -10,12 +10,12 @@ from __future__ import annotations
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
-from urllib.parse import urlsplit
 
 from aggregator.errors import ConfigurationError
 from aggregator.importing import name_of
 from aggregator.masking import SecretUrl
 from aggregator.sinks.base import Sink
+from aggregator.urls import url_parts
 
 if TYPE_CHECKING:
     from aggregator.sinks.function import WriteFunction
@@ -47,7 +47,7 @@ def from_url(url: str) -> Sink:
         raise ConfigurationError("sink", f"unknown scheme {scheme!r}; {needed}")
     module = import_module(f"aggregator.sinks.{SCHEMES[scheme]}")
     try:
-        return cast("Sink", module.from_url(urlsplit(url)))
+        return cast("Sink", module.from_url(url_parts(url)))
     except ValueError as exc:  # urlsplit's own words: an invalid port or IPv6 host
         raise ConfigurationError("sink", str(exc)) from None
 

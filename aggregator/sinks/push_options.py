@@ -44,7 +44,9 @@ Model = TypeVar("Model", bound=PushOptions)
 
 def require(module: str) -> None:
     """Raise ``ConfigurationError`` if a library that pushes need is not installed."""
-    if find_spec(module) is None:
+    # of google.auth the first word: what is not there has no parts to look for
+    package = module.partition(".")[0]
+    if find_spec(package) is None or find_spec(module) is None:
         raise fault(f"{module} is not installed; pip install 'kombu-aggregator[push]'")
 
 

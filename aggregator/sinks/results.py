@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aggregator.clock import SYSTEM_CLOCK
-from aggregator.errors import ConfigurationError
 from aggregator.results import Results
 from aggregator.sinks.beside import BACKOFF, SinkBesideStore
 from aggregator.stores.redis_url import ResultOptions, read_url
@@ -49,9 +48,6 @@ def with_results(sink: Sink, url: str) -> ResultSink:
     Raises ``ConfigurationError`` for ``results``.
     """
     server, options = read_url(url, ResultOptions, "results")
-    try:
-        from aggregator.stores.jobs_redis_client import RedisJobs  # noqa: PLC0415 - only who asks needs Redis
-    except ImportError:
-        problem = "the client for redis is missing; install it: pip install 'kombu-aggregator[redis]'"
-        raise ConfigurationError("results", problem) from None
+    from aggregator.stores.jobs_redis_client import RedisJobs  # noqa: PLC0415 - only who asks needs Redis
+
     return ResultSink(sink, RedisJobs(server, options))

@@ -7,10 +7,9 @@ asked for: nobody can send them twice.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from aggregator.clock import SYSTEM_CLOCK
-from aggregator.errors import ConfigurationError, SinkUnavailableError
+from aggregator.errors import SinkUnavailableError
 from aggregator.seen import SeenIds
 from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate
 from aggregator.sinks.beside import BACKOFF, SinkBesideStore
@@ -111,12 +110,7 @@ def with_seen_ids(sink: Sink, url: str, name: str) -> Sink:
     ``name``: the route's, which tells its ids from others'. Raises ``ConfigurationError`` for ``seen``.
     """
     server, options = seen_options(url, name)
-    try:
-        from aggregator.stores.seen_redis_client import RedisSeen  # noqa: PLC0415 - only who asks needs Redis
-    except ImportError:
-        scheme = urlsplit(url).scheme
-        raise ConfigurationError(
-            "seen", f"the client for {scheme} is missing; install it: pip install 'kombu-aggregator[redis]'"
-        ) from None
+    from aggregator.stores.seen_redis_client import RedisSeen  # noqa: PLC0415 - only who asks needs Redis
+
     store = RedisSeen(server, options)
     return SeenSink(sink, store, store.make_filter, interval=options.interval)

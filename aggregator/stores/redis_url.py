@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -77,8 +78,11 @@ class Server(BaseModel):
 def read_url(url: str, model: type[Options], field: str) -> tuple[Server, Options]:
     """Return the server and the options that ``url`` names.
 
-    Raises ``ConfigurationError`` for ``field``; its words never hold the password.
+    Raises ``ConfigurationError`` for ``field``, also where the client is not installed; its words never
+    hold the password.
     """
+    if find_spec("redis") is None:
+        raise ConfigurationError(field, "its client is not installed; pip install 'kombu-aggregator[redis]'")
     try:
         return _read(url, model)
     except ConfigurationError as exc:

@@ -157,8 +157,8 @@ def remove_consumers(database: sqlite3.Connection, condition: str, *values: obje
     queues = [row[0] for row in chosen]
     database.execute(f"DELETE FROM consumers WHERE {condition}", values)  # noqa: S608
     query = (
-        "SELECT id FROM queues WHERE id = ?1 AND auto_delete"
-        " AND NOT EXISTS (SELECT 1 FROM consumers WHERE queue = ?1)"
+        "SELECT id FROM queues WHERE id = ? AND auto_delete"
+        " AND NOT EXISTS (SELECT 1 FROM consumers WHERE queue = queues.id)"
     )
     for queue in queues:
         if database.execute(query, (queue,)).fetchone():

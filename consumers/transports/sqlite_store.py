@@ -92,10 +92,10 @@ class Store:
     def look(self, queue: int) -> tuple[bool, bool]:
         """Tell whether the queue still exists, and whether a message may be ready in it."""
         query = (
-            "SELECT EXISTS (SELECT 1 FROM queues WHERE id = ?1),"
-            " EXISTS (SELECT 1 FROM messages WHERE queue = ?1 AND owner IS NULL)"
+            "SELECT EXISTS (SELECT 1 FROM queues WHERE id = ?),"
+            " EXISTS (SELECT 1 FROM messages WHERE queue = ? AND owner IS NULL)"
         )
-        exists, ready = self._file.rows(query, (queue,))[0]
+        exists, ready = self._file.rows(query, (queue, queue))[0]
         return bool(exists), bool(ready)
 
     def lease(self, owner: Owner, queue: int, limit: int, limit_bytes: int) -> list[Leased]:

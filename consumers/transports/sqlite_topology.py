@@ -95,11 +95,11 @@ class Topology:
         """Count the queue's messages and consumers, of all processes; or raise 404."""
         queue = self.queue_id(name)
         query = (
-            "SELECT (SELECT count(*) FROM messages WHERE queue = ?1 AND owner IS NULL),"
-            " (SELECT count(*) FROM messages WHERE owner IS NOT NULL AND queue = ?1),"
-            " (SELECT count(*) FROM consumers WHERE queue = ?1)"
+            "SELECT (SELECT count(*) FROM messages WHERE queue = ? AND owner IS NULL),"
+            " (SELECT count(*) FROM messages WHERE owner IS NOT NULL AND queue = ?),"
+            " (SELECT count(*) FROM consumers WHERE queue = ?)"
         )
-        return QueueCounts(*self._file.rows(query, (queue,))[0])
+        return QueueCounts(*self._file.rows(query, (queue, queue, queue))[0])
 
     def bind(self, queue: str, exchange: str, key: str) -> None:
         """Bind a queue to an exchange; once more changes nothing; 404 where one is absent."""

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from aggregator import logs
 from aggregator.errors import ConfigurationError, UnrecoverableError
+from aggregator.version import add_version
 from producers.cli import run
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def _parser() -> ArgumentParser:
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    add_version(parser)
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="serve|load|install|status|demo|token"
     )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 import pytest
 
 from aggregator.errors import ConfigurationError
 from aggregator.sinks import from_url
 from aggregator.sinks.elasticsearch_options import read_url
+from aggregator.urls import url_parts
 
 
 def settings(rest, scheme="elasticsearch+http"):
-    return read_url(urlsplit(f"{scheme}://{rest}"))
+    return read_url(url_parts(f"{scheme}://{rest}"))
 
 
 def test_defaults():

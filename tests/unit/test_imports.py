@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from aggregator.importing import absent
+
 ROOT = Path(__file__).parents[2]
 #: Each line may import what stands above it, and nothing beside or below it.
 DIRECTION = """
-    ending signals topic defaults keywords logs masking partitioning private timekeeping units
-    toml_place doctor.finding
+    ending signals topic defaults keywords masking partitioning private timekeeping units urls
+    toml_place doctor.finding version
     errors clock backoff breaker concurrency ledger metrics standing ports sinks.base closed history
     push json_pointer summary_figures doctor.running doctor.network doctor.machine
     importing schedule redis_transport retrying faults
     summary_board doctor.showing doctor.files doctor.search
-    completion quiet_hours doctor.stores doctor.sinks
+    completion quiet_hours doctor.stores doctor.sinks logs
     delivery correlation content gate request
     isolation seen results keeper screening revocation expiry
     documents buffer outbox
@@ -47,7 +51,7 @@ DIRECTION = """
     page.html
     page.site
     serving
-    application
+    application __main__
 """
 RANK = {
     f"aggregator.{name}": rank for rank, line in enumerate(DIRECTION.split("\n")) for name in line.split()
@@ -159,6 +163,28 @@ def test_tubes_know_no_kombu(path):
 def test_only_the_harness_knows_the_harness(path):
     known = {name for name in imports(path, lazy=True) if name.startswith("aggregator.testing")}
     assert not known or name_of(path).startswith("aggregator.testing")
+
+
+@pytest.mark.parametrize("module", ["aggregator.consume", "aggregator.processes.child"])
+def test_the_service_starts_without_what_it_may_never_need(module):
+    """Each of these takes as long to import as a part of the service itself."""
+    program = (
+        f"import {module}, aggregator.consume, sys; print(*{{n.partition('.')[0] for n in sys.modules}})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    late = {"babel", "elasticsearch", "pygments", "redis", "requests", "rich", "tarantool"}
+    assert late & set(done.stdout.split()) == set()
+
+
+def test_a_library_is_absent_for_a_while():
+    sys.modules.pop("graphlib", None)
+    with absent("graphlib"), pytest.raises(ImportError):
+        importlib.import_module("graphlib")
+    assert importlib.import_module("graphlib")
+    with absent("graphlib"):
+        assert importlib.import_module("graphlib")
 
 
 def test_every_name_of_the_direction_is_there():

@@ -92,9 +92,11 @@ def test_routes_have_ids_of_their_own_unless_they_are_told():
 
 
 def test_without_its_client_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "aggregator.stores.seen_redis_client", None)
+    monkeypatch.setattr("aggregator.stores.redis_url.find_spec", lambda _name: None)
     with pytest.raises(ConfigurationError, match=r"pip install 'kombu-aggregator\[redis\]'"):
         with_seen_ids(MemorySink(), SEEN, "logs")
+    with pytest.raises(ConfigurationErrors, match=r"--results: .*pip install 'kombu-aggregator\[redis\]'"):
+        load([*ENDS, "--results", SEEN])
 
 
 def test_it_stands_around_the_sink():

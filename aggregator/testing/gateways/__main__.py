@@ -18,6 +18,7 @@ import orjson
 from aggregator.testing.gateways import Apns, Fcm
 from aggregator.testing.gateways.control import Control
 from aggregator.units import parse_duration
+from aggregator.version import add_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,6 +95,7 @@ def _wait(gateway: Gateway, script: ScriptFile | None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m aggregator.testing.gateways", description=__doc__)
+    add_version(parser)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="apns|fcm")
     apns, fcm = (kinds.add_parser(name, argument_default=argparse.SUPPRESS) for name in ("apns", "fcm"))
     for one in (apns, fcm):
