@@ -31,7 +31,9 @@ _HINT = re.compile(r"did you mean (?P<word>\S+?)\?")
 #: What is wrong is the setting's name, not its value.
 _NAME = ("no such setting", "no such flag", "holds for all routes", "a file cannot name", "takes no value")
 #: Settings that may hold a password, in whatever shape.
-_SECRET = ("broker", "sink", "seen", "results", "control_broker")
+_SECRET = ("broker", "sink", "seen", "results", "control_broker", "page_token")
+#: And what a name looks like that was to be one of them.
+_TELLS = re.compile(r"tok|pass|secret|cred")
 _WIDEST = 100
 
 
@@ -85,7 +87,10 @@ def _one(fault: ConfigurationError, exc: ConfigurationErrors, text: str | None) 
     else:
         shown = None
     if exc.file and text is not None and (shown is None or " is no TOML" in fault.problem):
-        return _in_file(found, exc.file, text, named=named) or found
+        try:
+            return _in_file(found, exc.file, text, named=named) or found
+        except Exception:  # noqa: BLE001 - where it stands is a help; what is wrong is told anyway
+            return found
     if shown is None:
         return found
     source, start, end = shown
@@ -101,7 +106,9 @@ def _in_file(found: Diagnostic, file: str, text: str, *, named: bool) -> Diagnos
         return None
     line = (text.split("\n")[span.line - 1]).rstrip("\r").replace("\t", " ")
     before, value, after = line[: span.start - 1], line[span.start - 1 : span.end - 1], line[span.end - 1 :]
-    shown = _masked(found.field, value)
+    shown = value if named else _masked(found.field, value)
+    if named and _holds_secret(found.field):
+        after = re.sub("=.*", f"= {MASK}", after)
     source = mask_urls(before) + shown + mask_urls(after)
     start = len(mask_urls(before)) + 1
     end = start + max(1, len(shown))
@@ -134,10 +141,14 @@ def _variable(name: str, *, named: bool) -> tuple[str, int, int] | None:
 
 
 def _masked(field: str, value: str) -> str:
-    last = field.lower().removeprefix(PREFIX.lower()).rpartition(".")[2].lstrip("-").replace("-", "_")
-    if last not in _SECRET:
+    if not _holds_secret(field):
         return mask_urls(value)
     return masked(value) if "://" in value else MASK
+
+
+def _holds_secret(field: str) -> bool:
+    last = field.lower().removeprefix(PREFIX.lower()).rpartition(".")[2].lstrip("-").replace("-", "_")
+    return last in _SECRET or _TELLS.search(last) is not None
 
 
 # ── shown ──

@@ -149,4 +149,11 @@ def _moments(periodic: Periodic) -> Callable[[float], float]:
     if periodic.crontab is not None:
         return crontab(periodic.crontab, periodic.time_zone)
     step = periodic.interval or 1.0
-    return lambda wall: (wall // step + 1) * step
+
+    def next_after(wall: float) -> float:
+        number = wall // step + 1
+        while number * step <= wall:  # of fractions of a second the quotient may be one too few
+            number += 1
+        return number * step
+
+    return next_after

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from aggregator.errors import ConfigurationError
 from aggregator.schedule import crontab
+from aggregator.standing import QUIET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +22,6 @@ _LONGEST = 25 * 3600.0
 #: Stretches that join for longer than a week leave no moment between them.
 _WEEK = 8 * 86_400.0
 _HOURS, _MINUTES = 24, 60
-#: How the reason for such a rest begins.
-QUIET = "quiet until"
 
 
 class _Stretch(NamedTuple):
@@ -86,15 +85,17 @@ def _stretch(text: str, zone: str) -> _Stretch:
         problem = f"{text!r} begins when it ends; 00:00-24:00 is a whole day, none is no quiet at all"
         raise ConfigurationError("quiet", problem)
     try:
-        return _Stretch(
-            crontab(f"{hours[1]} {hours[0]} * * {days}", zone),
-            crontab(f"{hours[3]} {hours[2] % _HOURS} * * *", zone),
-        )
+        begins = crontab(f"{hours[1]} {hours[0]} * * {days}", zone)
+        ends = crontab(f"{hours[3]} {hours[2] % _HOURS} * * *", zone)
     except ConfigurationError as exc:
         if exc.field != "crontab":
             raise
         problem = f"{text!r}: {days!r} are no days; mon-fri or sat,sun is needed"
         raise ConfigurationError("quiet", problem) from None
+    if hours[:2] < hours[2:] < [_HOURS, 0]:
+        # in the hour that is skipped both come right after it: then there is no such stretch that day
+        return _Stretch(begins, lambda began: ends(began - 1.0))
+    return _Stretch(begins, ends)
 
 
 class Route(Protocol):

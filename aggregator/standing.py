@@ -32,6 +32,9 @@ class RouteState(Enum):
 
 
 STATES = tuple(state.value for state in RouteState)
+#: How the reason begins of what rests for its quiet hours.
+QUIET = "quiet until"
+_RESTING = frozenset({RouteState.PAUSING, RouteState.PAUSED})
 _LINKED = frozenset({RouteState.RUNNING, RouteState.DRAINING, RouteState.PAUSING})
 
 
@@ -113,13 +116,17 @@ class Standing:
         return True
 
     def pause(self, reason: str) -> bool:
-        """Rest once what is held is written, or at once where the sink is away; whether that is new."""
+        """Rest once what is held is written, or at once where the sink is away; whether that is new.
+
+        What rests for quiet hours alone takes the new reason, a person's or that of the next ones.
+        """
         if self.state is RouteState.RUNNING:
-            self.state, self.reason = RouteState.PAUSING, reason
+            self.state = RouteState.PAUSING
         elif self.state is RouteState.WAITING:
-            self.state, self.reason = RouteState.PAUSED, reason
-        else:
+            self.state = RouteState.PAUSED
+        elif self.state not in _RESTING or not self.reason.startswith(QUIET):
             return False
+        self.reason = reason
         return True
 
     def rest(self, reason: str = "") -> bool:

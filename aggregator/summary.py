@@ -13,6 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, TextIO, cast
 
+import structlog
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from aggregator.clock import Clock
     from aggregator.settings import Settings
     from aggregator.summary_figures import Detail
+
+log = structlog.get_logger()
 
 #: Seconds between two drawings.
 TICK_SECONDS = 0.5
@@ -54,7 +57,8 @@ def screen_of(settings: Settings, stderr: TextIO, stdout: TextIO) -> TextIO | No
 def _ours(stream: TextIO) -> bool:
     """Return whether a stream is a terminal with this process in its foreground."""
     try:
-        return stream.isatty() and os.tcgetpgrp(stream.fileno()) == os.getpgrp()
+        # a stream that was closed at the start is None
+        return stream is not None and stream.isatty() and os.tcgetpgrp(stream.fileno()) == os.getpgrp()
     except (OSError, ValueError):
         return False
 
@@ -77,12 +81,25 @@ class Lines:
     def __init__(self) -> None:
         self._lock = Lock()
         self._parts: list[str] = []
+        self._through: TextIO | None = None
 
     def write(self, text: str) -> int:
         """Keep a piece."""
         with self._lock:
-            self._parts.append(text)
+            if self._through is None:
+                self._parts.append(text)
+                return len(text)
+        with suppress(OSError):  # of a terminal that has gone
+            self._through.write(text)
         return len(text)
+
+    def pass_on(self, stream: TextIO) -> None:
+        """Keep nothing from now on: nobody takes it any more."""
+        kept = self.take(all_of_it=True)
+        with self._lock:
+            self._through = stream
+        if kept:
+            self.write(f"{kept}\n")
 
     def flush(self) -> None:
         """Do nothing: it is printed at the next drawing."""
@@ -185,7 +202,10 @@ class Summary:
             while not self._end.wait(TICK_SECONDS):
                 self._draw()
         except OSError:  # the terminal has gone; the service goes on
-            return
+            self.lines.pass_on(self._stream)
+        except Exception:
+            self.lines.pass_on(self._stream)
+            log.exception("summary_failed")
 
     def _draw(self) -> None:
         front = _ours(self._stream)
@@ -207,4 +227,6 @@ class Summary:
 
     def _print(self, text: str) -> None:
         if text:
+            # of a line rich keeps what stands behind its last carriage return
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
             self._console.print(Text.from_ansi(text), soft_wrap=True)

@@ -97,8 +97,12 @@ def _value(text: str, document: Any, path: Sequence[str | int], *, name: bool) -
     holder: Any = document
     for part in path[:-1]:
         holder = holder[part]
-    item = holder[path[-1]]
-    if isinstance(item, tomlkit.items.Table | tomlkit.items.AoT):
+    container = holder.value if isinstance(holder, tomlkit.items.AbstractTable) else holder
+    if isinstance(container, tomlkit.container.Container):
+        item = container.item(str(path[-1]))  # by [] true and false are handed out without their text
+    else:
+        item = holder[path[-1]]
+    if not isinstance(item, tomlkit.items.Item) or isinstance(item, tomlkit.items.Table | tomlkit.items.AoT):
         return None
     written = item.as_string()
     holder[path[-1]] = _MARK
@@ -118,7 +122,7 @@ def _value(text: str, document: Any, path: Sequence[str | int], *, name: bool) -
 
 def _header(text: str, path: Sequence[str | int]) -> Span | None:
     """Return the line ``[routes.logs]`` of a table."""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         shown = line.rstrip()
         if not shown.lstrip().startswith("["):
             continue
@@ -133,5 +137,6 @@ def _header(text: str, path: Sequence[str | int]) -> Span | None:
             data = data[0] if isinstance(data, list) else data
         if keys == [part for part in path if isinstance(part, str)]:
             start = len(shown) - len(shown.lstrip()) + 1
-            return Span(number, start, shown.rindex("]") + 2)
+            end = shown.rindex("]", 0, shown.find("#") if "#" in shown else None)
+            return Span(number, start, end + 2)
     return None

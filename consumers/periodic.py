@@ -14,15 +14,17 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import amqp
 from kombu.entity import Queue
 from kombu.messaging import Consumer
 
-from aggregator.errors import UnrecoverableError
+from aggregator.errors import PublisherUnavailableError, UnrecoverableError
 from aggregator.periodic import Timetable
 from aggregator.settings import with_vhost
 from consumers.attendant import Attendant
 from consumers.connecting import Broker
 from consumers.publisher import Outgoing, Publisher
+from consumers.refusals import advice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,10 +127,11 @@ class PeriodicSender(Attendant):
 
     def _look(self) -> None:
         now = self._clock.time()
-        for name, token in self._tokens.items():
+        for name, token in list(self._tokens.items()):
             last = max(token.last, self._done.get(name, 0.0))
-            if last > now + _AHEAD_SECONDS:
+            if last > now + _AHEAD_SECONDS:  # the clock was set back: what is held gives way to a new token
                 last = self._done[name] = 0.0
+                self._tokens[name] = token._replace(last=0.0)
             if not last or (name in self._inherited):
                 # a new one in its place: brokers count how often a message was handed out
                 self._inherited.discard(name)
@@ -143,7 +146,13 @@ class PeriodicSender(Attendant):
     def _publish(self, name: str, moment: float) -> None:
         message = self._tables[name].message(moment)
         outgoing = Outgoing(message.exchange, message.routing_key, message.body, message.properties)
-        (refusal,) = self._publisher.publish([outgoing])
+        try:
+            (refusal,) = self._publisher.publish([outgoing])
+        except PublisherUnavailableError as exc:
+            # an exchange that is not there, or no right to it: this table's fault, not the broker's
+            if not isinstance(exc.__cause__, amqp.ChannelError):
+                raise
+            refusal = advice(exc.__cause__, message.exchange) or str(exc.__cause__)
         if refusal is not None:
             self._try_at[name] = self._clock.time() + _REFUSED_SECONDS
             if self._refused.get(name) != refusal:

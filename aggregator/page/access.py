@@ -10,7 +10,6 @@ import hmac
 import socket
 from dataclasses import dataclass
 from hashlib import sha256
-from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from secrets import token_urlsafe
 from threading import Lock
@@ -113,11 +112,10 @@ def cookie_name(environ: Environ) -> str:
 
 
 def _word(environ: Environ) -> str:
-    try:
-        found = SimpleCookie(environ.get("HTTP_COOKIE", "")).get(cookie_name(environ))
-    except CookieError:
-        return ""
-    return found.value if found is not None else ""
+    # not by the library: at a cookie of somebody else that is none it would give up all of them
+    pairs = (pair.partition("=") for pair in environ.get("HTTP_COOKIE", "").split(";"))
+    ours = cookie_name(environ)
+    return next((value.strip() for name, _, value in pairs if name.strip() == ours), "")
 
 
 def is_own(environ: Environ) -> bool | None:

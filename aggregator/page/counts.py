@@ -91,7 +91,8 @@ class Rates:
     def of(self, counts: Mapping[str, Counts], now: float) -> tuple[float, dict[str, dict[str, float]]]:
         """Return of how many seconds they are, and each route's; 0 and nothing where there are none yet."""
         flows = {name: each.flow() for name, each in counts.items()}
-        while self._looks and now - self._looks[0][0] > LONGEST:
+        # one look from before that stays, for whoever asks more rarely
+        while len(self._looks) > 1 and now - self._looks[1][0] >= LONGEST:
             self._looks.popleft()
         rates: dict[str, dict[str, float]] = {}
         seconds = now - self._looks[0][0] if self._looks else 0.0

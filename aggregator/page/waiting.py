@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from aggregator.quiet_hours import QUIET
-from aggregator.standing import RouteState
+from aggregator.standing import QUIET, RouteState
 
 if TYPE_CHECKING:
     from aggregator.look import Look

@@ -90,7 +90,12 @@ class Child:
     def _attend(self, work: Work, grace: float) -> None:
         try:
             while message := self._line.receive():
-                self._do(message, work)
+                try:
+                    self._do(message, work)
+                except EOFError:
+                    raise
+                except Exception:  # it has to hear the next one, which may be to stop
+                    log.exception("message_failed", do=message["do"])
         except EOFError:
             pass
         if self._ended.is_set():

@@ -99,10 +99,16 @@ class Parent:
         return self._metrics.counters()
 
     def command(self, name: str, arguments: Mapping[str, Any]) -> dict[int, Message]:
-        """Have each process carry a command out; return the answers of those that have one."""
+        """Have each process carry a command out; return the answers of all that run."""
         with self._commanding:  # an answer to a later one is none to this
             answers = self._ask("command", name=name, arguments=dict(arguments))
-        return {number: answer["answer"] for number, answer in answers.items() if answer is not None}
+        told: dict[int, Message] = {}
+        for process in self._processes:
+            if not process.finished:
+                answer = answers.get(process.number)
+                silent = {"refused": f"process {process.number} does not answer"}
+                told[process.number] = answer["answer"] if answer is not None else silent
+        return told
 
     def _ask(self, do: str, **more: Any) -> dict[int, Message | None]:
         until = self._clock.monotonic() + ANSWER_SECONDS

@@ -124,13 +124,35 @@ def test_a_clock_that_was_ahead_does_not_stop_it(rabbitmq4, queue, sender):
     clock.step(86_400 * 400)
     assert ids(rabbitmq4, queue, 1) == ["tick@2024-12-18T22:13:00Z"]
     clock.step(-86_400 * 400)
-    clock.advance(1)
+    wait_for(lambda: first._tokens["tick"].last <= clock.time(), "a token of now")
+    clock.advance(60)
+    assert ids(rabbitmq4, queue, 1) == ["tick@2023-11-14T22:14:00Z"]
     second = sender(clock)
     wait_for(lambda: not second.problem, "the second to be ready")
     first.stop()
     wait_for(lambda: has_token(second)() and second._tokens["tick"].last <= clock.time(), "a token of now")
     clock.advance(60)
-    assert ids(rabbitmq4, queue, 1) == ["tick@2023-11-14T22:14:00Z"]
+    assert ids(rabbitmq4, queue, 1) == ["tick@2023-11-14T22:15:00Z"]
+
+
+def test_an_exchange_that_is_not_there_is_one_tables_fault(rabbitmq4, queue):
+    clock = VirtualClock(time=1_700_000_000.0)
+    tables = {
+        "other": Periodic.model_validate({"name": "other", "interval": "1m", "exchange": "nobody"}),
+        "tick": Periodic.model_validate({"name": "tick", "interval": "1m", "queue": queue}),
+    }
+    sending = PeriodicSender(Broker(rabbitmq4.url, batched=False), queue, tables, clock=clock)
+    try:
+        with sending:
+            wait_for(
+                lambda: len(sending._tokens) == 2 and all(t.last for t in sending._tokens.values()), "tokens"
+            )
+            clock.advance(60)
+            assert ids(rabbitmq4, queue, 1) == ["tick@2023-11-14T22:14:00Z"]
+            wait_for(lambda: any(note.startswith("periodic.other: ") for note in sending.notes()), "a note")
+            assert not sending._failures
+    finally:
+        rabbitmq4.delete_queues(f"{queue}.periodic.other")
 
 
 def test_a_queue_that_is_not_there_is_told_of_until_it_is(rabbitmq4, queue, sender):

@@ -119,6 +119,21 @@ def test_no_password_is_shown(file, monkeypatch):
     assert "AGGREGATOR_SINK='***'" in told
 
 
+def test_no_token_is_shown(file, monkeypatch):
+    monkeypatch.setenv("AGGREGATOR_PAGE_TOKEN", "hunter2")
+    monkeypatch.setenv("AGGREGATOR_PAGE_TOKN", "hunter2-and-more-of-it")
+    told = shown("--config", file('page_tokn = "hunter2"\n'))
+    assert "AGGREGATOR_PAGE_TOKEN" in told
+    assert "page_tokn" in told
+    assert "hunter" not in told
+
+
+def test_true_and_false_are_marked_too(file):
+    told = shown("--config", file("until_emty = true\n[routes.a]\nsize = true\n"))
+    assert "settings.toml:1:1: error: until_emty: no such setting; did you mean until_empty?" in told
+    assert "settings.toml:3:8: error: routes.a.size: " in told
+
+
 def test_control_characters_do_not_reach_the_terminal(file):
     told = shown("--config", file('size = "\\u001b[2J"\nqueue = "a\x7f"\nage = "1"\n').replace("\x7f", ""))
     assert "\x1b" not in told

@@ -74,10 +74,12 @@ def test_the_commands_of_the_page():
     start, guarded, curl = (block.code for block in all_blocks() if block.page == page)
     for command in (start, guarded):
         flags = shlex.split(command.replace("\\\n", "").partition("-m aggregator.consume")[2])
-        assert load(flags).metrics_port == 9464
+        settings = load(flags)
+        assert settings.metrics_port == 9464
+        assert settings.routes["default"].correlate
     body = shlex.split(curl.replace("\\\n", "")).index("--json") + 1
-    stage = Stage(token=TOKEN, orders=Harness(correlate="header:k", size=9))
-    stage.harnesses["orders"].publish({}, headers={"k": "4711"})
+    stage = Stage(token=TOKEN, default=Harness(correlate="header:k", size=9))
+    stage.harnesses["default"].publish({}, headers={"k": "4711"})
     reply = stage.ask(
         "/actions",
         "POST",

@@ -293,8 +293,9 @@ def test_rates_are_those_of_the_last_seconds():
     assert (seconds, found["r"]["received"], found["r"]["written"]) == (2.0, 5.0, 0.0)
     counts["r"].verdicts["written"] = 40
     seconds, found = rates.of(counts, LONGEST + 1)
-    assert (seconds, found["r"]["received"], found["r"]["written"]) == (9.0, 0.0, 4.4)
-    assert rates.of(counts, 100.0) == (0.0, {}), "what was long ago is no rate of now"
+    assert (seconds, found["r"]["received"], found["r"]["written"]) == (10.5, 0.0, 3.8)
+    seconds, found = rates.of(counts, 100.0)
+    assert (seconds, found["r"]["written"]) == (100.0 - LONGEST - 1, 0.0), "since the last look"
 
 
 def test_a_count_that_falls_is_no_rate_below_zero():

@@ -73,6 +73,14 @@ def test_due(said, last, now, due):
     assert timetable(**said).due(at(last), at(now)) == (due and at(due))
 
 
+@pytest.mark.parametrize("interval", ["1.1s", "1.3s", "2.3s", "60.1s", "7s"])
+def test_moments_of_an_interval_go_on(interval):
+    table, moment = timetable(interval=interval), 1_700_000_000.0
+    for _ in range(1000):
+        assert table.next_after(moment) > moment
+        moment = table.next_after(moment)
+
+
 def test_each_moment_comes_once_where_clocks_are_put_back():
     table = timetable(crontab="30 2 * * *", time_zone="Europe/Berlin")
     last, now, found = at("2026-10-24T12:00Z"), at("2026-10-24T12:00Z"), []

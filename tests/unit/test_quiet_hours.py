@@ -42,6 +42,10 @@ def at(text):
         # its end is the hour that is skipped, or begins with the first of the two
         ("22:00-02:30", "2026-03-28T23:00+01:00", "2026-03-29T03:00+02:00"),
         ("02:30-06:00", "2026-10-25T02:30+02:00", "2026-10-25T06:00+01:00"),
+        # a stretch within the hour that is skipped is none that day
+        ("02:00-03:00", "2026-03-29T03:00+02:00", None),
+        ("02:15-02:45", "2026-03-29T03:30+02:00", None),
+        ("02:15-02:45", "2026-03-30T02:30+02:00", "2026-03-30T02:45+02:00"),
         ("SAT 20:00-24:00", "2026-11-21T20:00+01:00", "2026-11-22T00:00+01:00"),
     ],
 )
@@ -134,6 +138,22 @@ def test_what_a_person_says_counts_for_more():
         assert (route.state, len(route.documents)) == ("running", 1)
         route.advance("23h")
         assert route.reason == "quiet until 2026-11-25 07:00 UTC"
+
+
+def test_a_person_takes_a_night_over():
+    with Harness(size=1, quiet="22:00-07:00", at="2026-11-22T23:00Z") as route:
+        assert route.state == "paused"
+        route.pause()
+        route.advance("10h")
+        assert (route.state, route.reason) == ("paused", "told to by the test")
+
+
+def test_a_night_that_was_slept_through_does_not_keep_it():
+    with Harness(size=1, quiet="22:00-07:00", at="2026-11-22T23:00Z") as route:
+        route.clock.step(24 * 3600)  # suspended, and awake in the next night
+        route.advance("1m")
+        route.advance("8h30m")
+        assert (route.state, route.reason) == ("running", "")
 
 
 def test_what_went_back_in_the_evening_is_taken_in_the_morning():
