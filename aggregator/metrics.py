@@ -113,6 +113,7 @@ class Metrics:
         self.route_state = gauge(
             "route_state", "1 for the state that the route is in; of several processes, how many.", "state"
         )
+        self.route_quiet = gauge("route_quiet", "1 while the route rests in its quiet hours.")
         self.workers = gauge("workers", "Workers by state.", "state")
         self.queue_messages = gauge(
             "queue_messages",

@@ -215,6 +215,7 @@ class Pipeline:
                 "requests_limit": lambda: self._outbox.concurrency.limit,
                 "held_bytes_limit": lambda: limits.held_bytes,
                 "oldest_group": self._oldest,
+                "route_quiet": lambda: self._standing.quiet,
             }
         )
         if limits.breaker_window:
@@ -422,7 +423,7 @@ class Pipeline:
             self._nudge(now)
 
     def held(self) -> dict[str, float]:
-        """Return how much is held, on its way and refused, by the names of the metrics."""
+        """Return how much is held, on its way and refused, by the names of :class:`Metrics`' gauges."""
         return {name: value() for name, value in self._gauges.items()}
 
     def _oldest(self) -> float:

@@ -66,6 +66,11 @@ class Standing:
         return self.state is RouteState.RUNNING
 
     @property
+    def quiet(self) -> bool:
+        """Whether it rests, or is about to, for its quiet hours alone."""
+        return self.state in _RESTING and self.reason.startswith(QUIET)
+
+    @property
     def probe_at(self) -> float:
         """When the sink is to be probed; ``inf`` unless the route waits for it."""
         return self._probe_at if self.state is RouteState.WAITING else inf
@@ -124,7 +129,7 @@ class Standing:
             self.state = RouteState.PAUSING
         elif self.state is RouteState.WAITING:
             self.state = RouteState.PAUSED
-        elif self.state not in _RESTING or not self.reason.startswith(QUIET):
+        elif not self.quiet:
             return False
         self.reason = reason
         return True

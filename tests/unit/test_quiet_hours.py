@@ -8,6 +8,7 @@ from threading import Event
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 
 from aggregator.errors import ConfigurationError, ConfigurationErrors
 from aggregator.quiet_hours import QuietHours, Rest
@@ -108,6 +109,9 @@ def test_a_route_rests_at_night():
         route.advance("1m")
         assert (route.state, route.reason) == ("paused", "quiet until 2026-11-23 07:00 Europe/Berlin")
         assert [document["n"] for document in route.documents] == [1]  # what was held went first
+        assert (
+            'aggregator_route_quiet{route="default"} 1.0' in generate_latest(route._metrics.registry).decode()
+        )
         route.publish({"n": 2})
         route.advance("8h59m")
         assert len(route.queue) == 1
