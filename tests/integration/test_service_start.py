@@ -36,15 +36,20 @@ WRONG = {
 }
 
 
+def told(running):
+    """Return the line of each fault; what was written, and marked in it, stands below."""
+    return [line for line in running.noise if "error: " in line]
+
+
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_settings_are_one_line_and_exit_code_2(service, tmp_path, case):
+def test_wrong_settings_are_one_fault_and_exit_code_2(service, tmp_path, case):
     flags, field, word = WRONG[case]
     running = service(*flags, folder=tmp_path)
     assert running.wait() == 2
-    (line,) = running.noise
-    assert line.startswith(f"{field}: ")
+    (line,) = told(running)
+    assert line.startswith(f"error: {field}: ")
     assert word in line
-    assert "HIDDEN" not in line
+    assert "HIDDEN" not in "".join(running.noise)
     assert not running.log
     assert not running.output
     assert list(tmp_path.iterdir()) == []
@@ -54,7 +59,8 @@ def test_a_wrong_setting_in_a_file_or_variable_is_named_as_it_was_written(servic
     (tmp_path / "routes.toml").write_text('[routes.logs]\nqueue = "logs"\nsize = "big"\n')
     running = service("--config", "routes.toml", folder=tmp_path, environment={"AGGREGATOR_GRACE": "soon"})
     assert running.wait() == 2
-    assert sorted(line.partition(":")[0] for line in running.noise) == [
+    assert sorted(line.partition(": ")[0] for line in told(running)) == ["error", "routes.toml:3:8"]
+    assert sorted(line.partition("error: ")[2].partition(":")[0] for line in told(running)) == [
         "AGGREGATOR_GRACE",
         "routes.logs.size",
     ]
@@ -65,8 +71,8 @@ def test_a_port_in_use(service, tmp_path):
         port = taken.getsockname()[1]
         running = service("--metrics-port", str(port), folder=tmp_path)
         assert running.wait() == 2
-    (line,) = running.noise
-    assert line.startswith("metrics_port: ")
+    (line,) = told(running)
+    assert line.startswith("error: metrics_port: ")
     assert str(port) in line
 
 
@@ -78,7 +84,7 @@ def test_check_connects_to_nothing(service, tmp_path):
     assert not right.noise
     wrong = service(*AMQP, *ES, "--check", "--size", "1000", "--prefetch", "10", folder=tmp_path)
     assert wrong.wait() == 2
-    assert wrong.noise[0].startswith("--prefetch: ")
+    assert wrong.noise[0].startswith("error: --prefetch: ")
     assert list(tmp_path.iterdir()) == []
 
 

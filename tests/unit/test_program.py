@@ -74,7 +74,7 @@ def test_the_list_of_commands(capsys):
 
 def test_a_command_gets_its_words_and_gives_its_code(capsys):
     assert main(["consume", "--sizes", "20"]) == 2
-    assert capsys.readouterr().err.startswith("--sizes: no such flag")
+    assert capsys.readouterr().err.startswith("error: --sizes: no such flag")
     assert main(["consume", "--check"]) == 0
 
 
