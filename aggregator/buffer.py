@@ -6,21 +6,29 @@ holds a lock around every call. Times are monotonic seconds and never go back.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
+from collections import OrderedDict
 from heapq import heapify, heappop, heappush
-from itertools import count, islice, pairwise
+from itertools import count, islice
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from aggregator.closed import ClosedKeys
 from aggregator.completion import AnyOf, Trigger
 from aggregator.errors import MessageRefusedError
+from aggregator.group import (
+    Batch,
+    Dropped,
+    Group,
+    agree,
+    different,
+    everything,
+    size_of,
+    waits_for_more,
+    without,
+)
 from aggregator.ledger import with_followers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from aggregator.delivery import Delivery, Link
 
 #: How many keys are remembered for the numbering of their parts.
@@ -30,97 +38,6 @@ NO_PARTS = 0, 0, None
 LATE_NEW, LATE_ALONE, LATE_REFUSED = "new", "alone", "dead-letter"
 #: From this many timers on it is worth a look how many of them are of groups that are gone.
 TIMERS_LEAST = 1_000
-
-
-class Group:
-    """The open group of one key. ``opened`` and ``last``: when its first and last delivery came."""
-
-    __slots__ = (
-        "announced", "bytes", "controls", "deliveries", "due", "expected", "gone", "key", "last", "open",
-        "opened", "timer",
-    )  # fmt: skip
-
-    def __init__(self, key: str | None, now: float) -> None:
-        self.key = key
-        self.deliveries: list[Delivery] = []
-        self.controls: list[Delivery] = []
-        self.bytes = 0
-        self.opened = self.last = now
-        self.expected: int | None = None  # how many members there are, as they say themselves
-        self.announced: int | None = None  # and as a sentinel says
-        self.gone = 0  # members that went in earlier parts
-        self.due = inf
-        self.timer = inf
-        self.open = True
-
-
-@dataclass(slots=True, eq=False)
-class Batch:
-    """A completed group: its members no longer change.
-
-    ``controls`` are sentinels: acked after the members, never written. ``part`` counts the batches
-    of one key from 1; ``complete`` says that the key is closed. ``remaining`` and ``fates`` are
-    kept by the flush: how many members have no final verdict yet, and the verdicts so far.
-    ``sent``: when the first request with something of it left; ``inf`` before.
-    ``expected``: how many members a count says that there are, where one came.
-    ``documents``: what an aggregation made of it; ``repeats``: members that only said again what
-    another one said. ``delivered``: of an isolated one, how often its member came before.
-    ``attempts``: how often what was final last had been sent.
-    """
-
-    key: str | None
-    deliveries: list[Delivery]
-    controls: list[Delivery]
-    bytes: int
-    trigger: Trigger
-    part: int
-    complete: bool
-    opened: float
-    completed: float
-    expected: int | None = None
-    remaining: int = 0
-    sent: float = inf
-    documents: int = 0
-    repeats: int = 0
-    delivered: int = 0
-    attempts: int = 0
-    fates: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def named_by(self) -> Delivery | None:
-        """The sentinel that may name a document of the whole group: it counts, and has a given id.
-
-        None that came before among members that did not: a crash has left it of an earlier group of
-        its key, whose document has that name.
-        """
-        if self.expected is None or self.part > 1:
-            return None
-        sentinel = next((sentinel for sentinel in self.controls if sentinel.fingerprint), None)
-        if sentinel is None or not sentinel.redelivered:
-            return sentinel
-        return sentinel if all(member.redelivered for member in self.deliveries) else None
-
-
-class OpenGroup(NamedTuple):
-    """What is in an open group; ``age``: seconds since its first delivery, ``idle``: since its last.
-
-    ``key``: may be a piece of a document. ``expected``: how many members a count says that there are.
-    """
-
-    key: str | None
-    messages: int
-    sentinels: int
-    bytes: int
-    age: float
-    idle: float
-    expected: int | None
-
-
-class Dropped(NamedTuple):
-    """What a lost link takes away: its deliveries, and ``(old, heir)`` where another copy goes on."""
-
-    deliveries: list[Delivery]
-    heirs: list[tuple[Delivery, Delivery]]
 
 
 class Buffer:
@@ -188,7 +105,7 @@ class Buffer:
         elif group.deliveries and (ending := self._completion.before(group, delivery)):
             joined = Group(key, now)
         else:
-            _agree(group, expected)
+            agree(group, expected)
             joined = group
         size = len(delivery.body)
         joined.deliveries.append(delivery)
@@ -253,7 +170,7 @@ class Buffer:
         """
         group = self._groups.get(key)
         if group is not None:
-            _agree(group, expected)
+            agree(group, expected)
         late = group is None and self._comes_late(key, now)
         single = Group(key, now)
         single.deliveries.append(delivery)
@@ -332,7 +249,7 @@ class Buffer:
         Those that look like what a crash has left of a group go first: they wait in vain.
         """
         keep, keep_bytes = self.held - deliveries, self.bytes - size
-        for group in sorted(self._groups.values(), key=_waits_for_more):
+        for group in sorted(self._groups.values(), key=waits_for_more):
             if self.held <= keep and self.bytes <= keep_bytes:
                 return
             if link is None or any(delivery.link is link for delivery in group.deliveries):
@@ -355,14 +272,14 @@ class Buffer:
         dropped = Dropped([], [])
         for group in list(self._groups.values()):
             gone = len(dropped.deliveries)
-            members = _without(link, group.deliveries, dropped)
-            controls = _without(link, group.controls, dropped)
+            members = without(link, group.deliveries, dropped)
+            controls = without(link, group.controls, dropped)
             gone = len(dropped.deliveries) - gone
             if not gone:
                 continue
             lost = len(group.deliveries) - len(members) + len(group.controls) - len(controls)
-            size = _size(members)
-            self.bytes -= group.bytes - size + _size(group.controls) - _size(controls)
+            size = size_of(members)
+            self.bytes -= group.bytes - size + size_of(group.controls) - size_of(controls)
             self.held -= gone
             self._copies -= gone - lost
             group.bytes = size
@@ -441,7 +358,7 @@ class Buffer:
         expected, announced, there = group.expected, group.announced, group.gone + len(group.deliveries)
         if (expected is None or there < expected) and (announced is None or there < announced):
             return None
-        there = group.gone + _different(group.deliveries)
+        there = group.gone + different(group.deliveries)
         if expected is not None and there >= expected:
             return Trigger.SEQUENCE
         return Trigger.SENTINEL if announced is not None and there >= announced else None
@@ -454,7 +371,7 @@ class Buffer:
             if trigger in self._completion.closing:
                 self._closed.close(group.key, now)
             else:
-                self._part(group.key, part, group.gone + _different(group.deliveries), group.announced)
+                self._part(group.key, part, group.gone + different(group.deliveries), group.announced)
         self._done.append(self._batch(group, trigger, part, now))
         self._remove(group)
 
@@ -481,9 +398,9 @@ class Buffer:
     def _remove(self, group: Group) -> None:
         del self._groups[group.key]
         self.held -= len(group.deliveries) + len(group.controls)
-        self.bytes -= group.bytes + _size(group.controls)
+        self.bytes -= group.bytes + size_of(group.controls)
         if self._copies:
-            copies = sum(d.follower is not None for d in _all(group))
+            copies = sum(d.follower is not None for d in everything(group))
             self.held -= copies
             self._copies -= copies
         # its timer stays for a while, and must not keep the messages
@@ -492,56 +409,3 @@ class Buffer:
             # an age of an hour would keep the timer of every group of that hour
             self._timers[:] = [(at, n, g) for at, n, g in self._timers if g.open and at == g.timer]
             heapify(self._timers)
-
-
-def described(group: Group, now: float) -> OpenGroup:
-    """Return what is in a group; it may be on its way meanwhile."""
-    expected = group.announced if group.expected is None else group.expected
-    messages, sentinels = len(group.deliveries), len(group.controls)
-    return OpenGroup(
-        group.key, messages, sentinels, group.bytes, now - group.opened, now - group.last, expected
-    )
-
-
-def _agree(group: Group, expected: int | None) -> None:
-    """Refuse a member that says another number of members than the others of its group: ``bad-sequence``."""
-    if expected is not None and group.expected not in {None, expected}:
-        said = f"of {expected} members, the group's others say of {group.expected}"
-        raise MessageRefusedError("bad-sequence", said)
-
-
-def _waits_for_more(group: Group) -> bool:
-    """Whether more may come: not where the sentinel and all that is there were handed out before."""
-    counted = group.expected is not None or group.announced is not None
-    return not group.controls or not counted or not all(d.redelivered for d in group.deliveries)
-
-
-def _different(members: list[Delivery]) -> int:
-    # a publisher that repeats itself must not complete a group early
-    return len({member.id or id(member) for member in members})
-
-
-def _size(deliveries: Iterable[Delivery]) -> int:
-    return sum(len(delivery.body) for delivery in deliveries)
-
-
-def _all(group: Group) -> Iterator[Delivery]:
-    """Yield each delivery of a group, second copies included."""
-    yield from with_followers(group.deliveries)
-    yield from with_followers(group.controls)
-
-
-def _without(link: Link, members: list[Delivery], dropped: Dropped) -> list[Delivery]:
-    """Return the members that did not come over ``link``; the next copy takes the place of one that did."""
-    kept: list[Delivery] = []
-    for member in members:
-        copies = tuple(with_followers((member,)))
-        staying = [copy for copy in copies if copy.link is not link]
-        dropped.deliveries.extend(copy for copy in copies if copy.link is link)
-        for copy, following in pairwise((*staying, None)):
-            copy.follower = following  # type: ignore[union-attr]  # None is only ever the last
-        if staying:
-            kept.append(staying[0])
-            if staying[0] is not member:
-                dropped.heirs.append((member, staying[0]))
-    return kept

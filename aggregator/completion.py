@@ -17,9 +17,9 @@ from aggregator.importing import check_function, load_function, name_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aggregator.buffer import Group
     from aggregator.clock import Clock
     from aggregator.delivery import Delivery
+    from aggregator.group import Group
 
 
 class Trigger(Enum):

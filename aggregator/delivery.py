@@ -16,7 +16,7 @@ from aggregator.errors import MessageRefusedError
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Mapping, Sequence
 
-    from aggregator.buffer import Batch
+    from aggregator.group import Batch
     from aggregator.push import Address
     from aggregator.sinks.base import Verdict
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aggregator.buffer import Batch
+    from aggregator.group import Batch
     from aggregator.ports import Refused
 
 #: How many reports a route keeps.

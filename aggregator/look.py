@@ -11,14 +11,15 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
-from aggregator.buffer import OpenGroup, described
+from aggregator.group import OpenGroup, described
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from threading import Condition
 
-    from aggregator.buffer import Buffer, Group
+    from aggregator.buffer import Buffer
     from aggregator.entrance import Entrance
+    from aggregator.group import Group
     from aggregator.outbox import Outbox
     from aggregator.ports import DeadLetterPort
     from aggregator.standing import RouteState, Standing

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from threading import Condition
 
-    from aggregator.buffer import Batch
     from aggregator.clock import Clock
     from aggregator.delivery import Item
+    from aggregator.group import Batch
     from aggregator.intake import Intake
     from aggregator.made import Aggregation, Part
     from aggregator.outbox import Outbox

@@ -168,7 +168,6 @@ class Metrics:
             self.held_groups,
             self.outgoing_messages,
             self.route_state,
-            self.queue_messages,
         ):
             yield from each.collect()
 

@@ -17,13 +17,14 @@ import structlog
 
 from aggregator.backoff import Backoff
 from aggregator.breaker import Breaker
-from aggregator.buffer import LATE_NEW, Buffer, described
+from aggregator.buffer import LATE_NEW, Buffer
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.concurrency import Concurrency
 from aggregator.delivery import Settlement
 from aggregator.entrance import Entrance
 from aggregator.errors import UnrecoverableError
 from aggregator.flush import Flush, problem_of
+from aggregator.group import described
 from aggregator.history import History
 from aggregator.ledger import Ledger, with_followers
 from aggregator.look import look
@@ -38,11 +39,11 @@ from aggregator.standing import PATIENCE, STATES, RouteState, Standing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from aggregator.buffer import OpenGroup
     from aggregator.clock import Clock
     from aggregator.closed import ClosedKeys
     from aggregator.completion import AnyOf
     from aggregator.delivery import Delivery, Item, Link
+    from aggregator.group import OpenGroup
     from aggregator.intake import Intake
     from aggregator.look import Look
     from aggregator.made import Aggregation

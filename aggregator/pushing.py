@@ -26,9 +26,9 @@ from aggregator.sinks.base import Fate, Verdict
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aggregator.buffer import Batch
     from aggregator.clock import Clock
     from aggregator.delivery import Delivery
+    from aggregator.group import Batch
     from aggregator.made import Refusal
     from aggregator.push_message import PushMessage
 

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from aggregator.breaker import Breaker
-    from aggregator.buffer import Batch
     from aggregator.clock import Clock
     from aggregator.delivery import Delivery, Item, Link
+    from aggregator.group import Batch
     from aggregator.history import History
     from aggregator.ledger import Ledger
     from aggregator.metrics import RouteMetrics

@@ -33,7 +33,7 @@ WINDOW_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Figures:
-    """One route at one moment. ``dead``: dead letters so far; ``queued``: messages ready at the broker."""
+    """One route at one moment. ``dead``: dead letters so far."""
 
     received: float = 0.0
     written: float = 0.0
@@ -41,7 +41,6 @@ class Figures:
     groups: float = 0.0
     outgoing: float = 0.0
     dead: float = 0.0
-    queued: float | None = None
     states: set[str] = field(default_factory=set)
 
     @property
@@ -82,8 +81,6 @@ def read(metrics: Iterable[Metric]) -> dict[str, Figures]:
                 figures.written += sample.value
             elif sample.name == "aggregator_route_state" and sample.value:
                 figures.states.add(sample.labels["state"])
-            elif sample.name == "aggregator_queue_messages" and sample.labels["state"] == "ready":
-                figures.queued = sample.value
     return found
 
 

@@ -46,7 +46,7 @@ settings.register_profile("thorough", max_examples=2000, deadline=None)
 settings.register_profile("long", max_examples=5000, deadline=None)
 
 BROKERS = {"rabbitmq": "3.10", "rabbitmq4": "4.0"}
-SERVER_FIXTURES = {"elasticsearch", "rabbitmq3", "rabbitmq4", "redis", "tarantool", "toxiproxy"}
+SERVER_FIXTURES = {"elasticsearch", "rabbitmq4", "redis", "tarantool", "toxiproxy"}
 FLEET = pytest.StashKey[Fleet]()
 WANTED = pytest.StashKey[dict[Path, set[str]]]()
 #: The order in which workers side by side take files: long ones first, short ones level the end.
@@ -99,7 +99,7 @@ def _is_worker(config: pytest.Config) -> bool:
 
 def _servers(item: pytest.Item) -> Iterator[str]:
     names = getattr(item, "fixturenames", [])
-    yield from ("rabbitmq" if name == "rabbitmq3" else name for name in SERVER_FIXTURES.intersection(names))
+    yield from SERVER_FIXTURES.intersection(names)
     if "rabbitmq" in names:
         yield item.callspec.params["rabbitmq"]  # type: ignore[attr-defined]  # parametrised below
 
@@ -146,12 +146,6 @@ def _healthy(fleet: Fleet, name: str) -> Iterator[Any]:
 def rabbitmq(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[RabbitMQ]:
     """RabbitMQ in both versions: the test runs on each."""
     yield from _healthy(fleet, request.param)
-
-
-@pytest.fixture
-def rabbitmq3(fleet: Fleet) -> Iterator[RabbitMQ]:
-    """RabbitMQ 3.10 alone."""
-    yield from _healthy(fleet, "rabbitmq")
 
 
 @pytest.fixture

@@ -21,11 +21,10 @@ _PRIORITIES = (1, 5, 10)
 
 
 class Prepared(NamedTuple):
-    """``own_topic``: the notification brought its topic."""
+    """What all pushes of a notification share: lines of the header, and the body."""
 
     lines: tuple[bytes, ...]
     body: bytes
-    own_topic: bool
 
 
 def prepare(notification: Notification, topic: str) -> Prepared | Verdict:
@@ -48,7 +47,7 @@ def prepare(notification: Notification, topic: str) -> Prepared | Verdict:
         lines.append(b"apns-expiration: %d" % notification.expiration)
     if notification.collapse_id:
         lines.append(b"apns-collapse-id: " + notification.collapse_id.encode())
-    return Prepared(tuple(lines), notification.payload, bool(notification.topic))
+    return Prepared(tuple(lines), notification.payload)
 
 
 def _fault(notification: Notification) -> tuple[str, str] | None:

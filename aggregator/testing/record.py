@@ -11,8 +11,8 @@ from aggregator.testing.message import QueuedDelivery
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from aggregator.buffer import Batch
     from aggregator.delivery import Delivery, Item, Shared
+    from aggregator.group import Batch
     from aggregator.pipeline import Pipeline
     from aggregator.ports import Refused
     from aggregator.request import Outcome, Request

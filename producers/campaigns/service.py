@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-ACTIONS = ("pause", "resume", "cancel", "revoke")
 DAY = 86_400
 #: What a gateway says of a token that is gone without a moment of its own: gone now.
 _GONE = frozenset({"UNREGISTERED"})

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from tests.faults.trial import Setting
 
-RESULTS = Path(__file__).parent / "build" / "faults.json"
 SERVERS = ("rabbitmq", "rabbitmq4", "elasticsearch", "toxiproxy")
 EVERY = (*ROWS, *cluster_rows.ROWS, *local_rows.ROWS, *tube_rows.ROWS)
 #: A broken build is found out within so many trials.

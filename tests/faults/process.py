@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 #: From a second signal to the end.
 AT_ONCE_SECONDS = 3.0
 STEPS = (3_600.0, -7_200.0, 86_400.0, -86_400.0 * 400)
-#: Beyond this, by the wall or by the clock that only goes on, a batch of 200 ms is not as old as it says.
-OLDEST_SECONDS = 60.0
 
 
 def signalled_twice(number: signal.Signals, *flags: str) -> Play:

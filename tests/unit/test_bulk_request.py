@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from aggregator.buffer import Batch
 from aggregator.completion import Trigger
 from aggregator.errors import (
     MessageRefusedError,
@@ -18,6 +17,7 @@ from aggregator.errors import (
     SinkRaisedError,
     SinkUnavailableError,
 )
+from aggregator.group import Batch
 from aggregator.sinks.base import DUPLICATE, WRITTEN, Fate, Verdict
 from aggregator.sinks.function import MOST_REASONS, BulkItem, BulkRequest, FunctionSink
 from aggregator.testing.memory import MemoryDelivery

@@ -6,8 +6,8 @@ from math import inf
 
 import pytest
 
-from aggregator.buffer import Group
 from aggregator.completion import Age, Bytes, Condition, Idle, Size, Trigger, any_of
+from aggregator.group import Group
 from aggregator.testing.memory import MemoryDelivery
 
 NOW = 100.0

@@ -23,7 +23,7 @@ DIRECTION = """
     importing schedule redis_transport retrying faults
     summary_board doctor.showing doctor.files doctor.search
     completion quiet_hours doctor.stores doctor.sinks logs
-    delivery correlation content gate request
+    delivery correlation content gate request group
     isolation seen results keeper screening revocation expiry
     documents buffer outbox
     settlement merging made push_message templates celery_message

@@ -11,10 +11,11 @@ import pytest
 
 from aggregator.aggregation import Own
 from aggregator.backoff import Backoff
-from aggregator.buffer import Buffer, Group
+from aggregator.buffer import Buffer
 from aggregator.completion import Age, Predicate, Size, Trigger, any_of
 from aggregator.correlation import compile_expression
 from aggregator.errors import MessageRefusedError
+from aggregator.group import Group
 from aggregator.intake import Intake
 from aggregator.metrics import Metrics
 from aggregator.outbox import LONE_FAILURES, Outbox
