@@ -91,6 +91,8 @@ class Site:
         """Answer a request."""
         try:
             answer = self._answer(environ)
+        except TimeoutError:  # the body did not come
+            answer = _refusal(HTTPStatus.REQUEST_TIMEOUT, "the request took too long")
         except Exception:
             # a fault of ours; its words may hold anything
             log.exception("page_failed")

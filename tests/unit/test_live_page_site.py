@@ -506,6 +506,24 @@ def test_a_fault_of_ours_is_logged_and_quotes_nothing(stage):
     assert [line["event"] for line in logs] == ["page_failed"]
 
 
+def test_a_body_that_does_not_come_is_no_fault_of_ours():
+    class Silent:
+        def read(self, _size):
+            raise TimeoutError
+
+    stage = Stage(token=TOKEN, orders=Harness())
+    with structlog.testing.capture_logs() as logs:
+        more = {"wsgi.input": Silent(), "CONTENT_LENGTH": "10", "HTTP_ORIGIN": HERE}
+        assert stage.ask("/sign-in", "POST", **more).status == 408
+    assert logs == []
+
+
+def test_a_cookie_of_somebody_else_hides_not_ours():
+    stage = Stage(token=TOKEN, orders=Harness())
+    cookie = stage.ask("/sign-in", "POST", form={"token": TOKEN}, HTTP_ORIGIN=HERE).cookie
+    assert "Sign out" in stage.ask(cookie=f'x={{"a":1}}; {cookie}').text
+
+
 def test_a_route_without_keys_has_a_group_in_each_process(stage):
     stage = Stage(orders=Harness(size=9))
     stage.harnesses["orders"].publish({})
