@@ -43,8 +43,7 @@ def broker_places(settings: Settings, management: str | None = None) -> Iterator
         names = tuple(route.name for route in routes)
         yield Place(f"broker {masked(url)}", _examination(settings, url, routes, management), names)
     if settings.control and (place := control_place(settings)).url not in named:
-        examination = BrokerExamination(place, (), heartbeat=settings.heartbeat, management=management)
-        yield Place(f"control_broker {masked(place.url)}", examination)
+        yield Place(f"control_broker {masked(place.url)}", _by_kind(settings, place, (), (), management))
 
 
 def _examination(
@@ -54,15 +53,26 @@ def _examination(
     broker = None if first.from_tubes else broker_of(first, heartbeat=settings.heartbeat)
     if broker is None:
         return lambda: _tubes(url, routes)
+    # by the clock is published to the process's own broker
+    own = with_vhost(settings.broker.get_secret_value(), settings.vhost) == url
+    exchanges = sorted({each.exchange or "" for each in settings.periodic.values()}) if own else ()
+    return _by_kind(settings, broker, routes, exchanges, management)
+
+
+def _by_kind(
+    settings: Settings,
+    broker: Broker,
+    routes: Sequence[Route],
+    exchanges: Sequence[str],
+    management: str | None,
+) -> Callable[[], Iterator[Finding]]:
+    """Return what examines a broker without making anything there, by its transport."""
     if broker.amqp:
-        # by the clock is published to the process's own broker
-        own = with_vhost(settings.broker.get_secret_value(), settings.vhost) == url
-        exchanges = sorted({each.exchange or "" for each in settings.periodic.values()}) if own else ()
         return BrokerExamination(
             broker, routes, heartbeat=settings.heartbeat, exchanges=exchanges, management=management
         )
-    if url.startswith(SQLITE_QUEUE):
-        return lambda: file_findings("queue file", parse_url(url).path, shared=True)
+    if broker.url.startswith(SQLITE_QUEUE):
+        return lambda: file_findings("queue file", parse_url(broker.url).path, shared=True)
     if broker.redis:
         return lambda: _redis(broker, routes)
     return lambda: iter([note("broker", "nothing is known of this kind of broker")])
