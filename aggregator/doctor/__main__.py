@@ -13,7 +13,7 @@ from aggregator.check import check
 from aggregator.clock import SYSTEM_CLOCK
 from aggregator.consume import load_settings
 from aggregator.diagnostics import report_faults
-from aggregator.doctor.finding import Level, Place, error, ok, warning
+from aggregator.doctor.finding import Level, Place, error, note, ok, warning
 from aggregator.doctor.machine import machine
 from aggregator.doctor.running import PATIENCE, examine
 from aggregator.doctor.showing import as_json, show, waiting, worst
@@ -24,6 +24,7 @@ from aggregator.errors import ConfigurationError, ConfigurationErrors
 from aggregator.units import parse_duration
 from consumers.doctor_places import broker_places, exchange_findings
 from consumers.topology_compare import compare
+from consumers.transports import SQLITE_QUEUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 PROG = "python -m aggregator.doctor"
 #: Exit code where nothing is wrong now, and something will be.
 WARNED = 1
+#: Brokers that are files of this machine: their transports make them by connecting.
+IN_FILES = (SQLITE_QUEUE, "filesystem:")
 EPILOG = """\
 All other flags, variables and files are those of python -m aggregator.consume: say the same to both.
 Nothing is changed anywhere: questions to a broker are such that only a refusal can come of them.
@@ -82,7 +85,14 @@ def _settings(settings: Settings) -> Iterator[Finding]:
 
 
 def _topology(settings: Settings) -> Iterator[Finding]:
-    for found in compare(settings):
+    asked = {}
+    for name, route in settings.routes.items():
+        if route.topology and route.broker.get_secret_value().startswith(IN_FILES):
+            says = "not compared: this kind of broker is made, or brought up to date, by whoever opens it"
+            yield note(f"routes.{name}.topology", says, do="--check --connect of the service compares it")
+        else:
+            asked[name] = route
+    for found in compare(settings.model_copy(update={"routes": asked})):
         if found.right:
             yield ok(found.setting, found.text)
         else:

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from aggregator.config import load
+from aggregator.doctor.__main__ import places
 from aggregator.doctor.finding import Level
 from consumers import doctor_places
 from consumers.doctor_broker import BrokerExamination
@@ -43,3 +44,14 @@ def test_redis_for_commands_is_asked_as_redis(monkeypatch):
     place = titled("control_broker", load(argv))
     assert not isinstance(place.examine, BrokerExamination)
     assert list(place.examine()) == [("redis://r:1/0", ())]
+
+
+@pytest.mark.parametrize("broker", ["sqlite-queue:///{}/made/queue.db", "filesystem://{}/made"])
+def test_a_topology_in_a_queue_file_is_not_compared(tmp_path, monkeypatch, broker):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "settings.toml"
+    file.write_text(f'broker = "{broker.format(tmp_path)}"\n[queues.q]\n[routes.r]\nqueue = "q"\n')
+    (place,) = [each for each in places(load(["--config", str(file)])) if each.title == "topology"]
+    (found,) = place.examine()
+    assert (found.level, found.about) == (Level.NOTE, "routes.r.topology")
+    assert list(tmp_path.iterdir()) == [file], "nothing is made"
