@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 from contextlib import suppress
 from dataclasses import replace
@@ -22,7 +21,15 @@ from aggregator.units import format_duration
 from consumers.connecting import is_not_found
 from consumers.doctor_management import Management, unseen
 from consumers.doctor_queue import judge_dead_letters, judge_source, seen
-from consumers.doctor_rights import may_configure, may_read, may_write
+from consumers.doctor_rights import (
+    OLDEST,
+    harmless,
+    may_configure,
+    may_read,
+    may_write,
+    unasked,
+    version_of,
+)
 from consumers.partitions import partition
 from consumers.refusals import advice
 
@@ -34,8 +41,8 @@ if TYPE_CHECKING:
     from consumers.connecting import Broker
     from consumers.doctor_queue import QueueFacts
 
-#: Versions that this was tried on, from the first to the last, and the first that is maintained.
-OLDEST, MAINTAINED = (3, 10), (4, 0)
+#: The first version that is maintained.
+MAINTAINED = (4, 0)
 #: What a message may have, unless the broker is told otherwise, from which version on.
 MESSAGE_BYTES = (((4, 0), 16 * 1024 * 1024), ((3, 8), 128 * 1024 * 1024))
 #: The broker's consumer_timeout, unless it is told otherwise.
@@ -65,6 +72,7 @@ class BrokerExamination:
         self._management: Management | None = None
         self._connection: Any = None
         self._version: tuple[int, ...] = ()
+        self._asks = False
 
     def __call__(self) -> Iterator[Finding]:
         """Examine it. Yields errors alone where no host answers."""
@@ -112,7 +120,8 @@ class BrokerExamination:
     def _server(self) -> Iterator[Finding]:
         told = self._connection.server_properties
         text = str(told.get("version", ""))
-        self._version = tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+        self._version = version_of(self._connection)
+        self._asks = harmless(self._connection)
         product, beats = told.get("product", "an unknown broker"), self._connection.heartbeat
         says = f"{product} {text}, heartbeat {beats:g} s, frame_max {self._connection.frame_max}"
         if told.get("product") != "RabbitMQ" or not self._version:
@@ -133,6 +142,8 @@ class BrokerExamination:
         if not self._connection.heartbeat:
             then = "a connection that a firewall forgets is never noticed"
             yield warning("server", "it has switched heartbeats off", then, "heartbeat = 60 in rabbitmq.conf")
+        if not self._asks:
+            yield unasked()
 
     def _api(self) -> Iterator[Finding]:
         management = Management(self._broker.url, self._named, self._broker.ca)
@@ -165,7 +176,7 @@ class BrokerExamination:
                 yield self._makeable(about, name)
                 return
             yield from judge_source(facts, route, self._version)
-            if not may_read(self._channel(), name):
+            if self._asks and not may_read(self._channel(), name):
                 yield _no_right("read", about, "nothing can be taken from it", name, self._user)
         except ChannelError as exc:
             yield _refusal(about, exc)
@@ -196,10 +207,11 @@ class BrokerExamination:
         """Look at all that is published to, last of all: under an alarm the broker reads nothing after it."""
         refused = {route.dead_letter_exchange for route in self._routes}
         for exchange in sorted(refused.union(self._exchanges)):
-            yield from publishing(self._channel(), exchange, self._user, refused=exchange in refused)
+            if self._asks:
+                yield from publishing(self._channel(), exchange, self._user, refused=exchange in refused)
 
     def _makeable(self, about: str, name: str) -> Finding:
-        if may_configure(self._channel(), name):
+        if not self._asks or may_configure(self._channel(), name):
             return ok(about, "is not there; it is declared at the start")
         return _no_right(
             "configure", about, "it is not there, and the service may not declare it", name, self._user
@@ -236,7 +248,7 @@ class BrokerExamination:
         return self._connection.channel()
 
     def _facts(self, name: str) -> QueueFacts | None:
-        facts = seen(self._channel, name)
+        facts = seen(self._channel, name, ask=self._asks)
         if facts is None or self._management is None:
             return facts
         with suppress(OSError, HTTPException):

@@ -17,7 +17,7 @@ from aggregator.settings import with_vhost
 from consumers.broker_source import broker_of
 from consumers.connecting import Broker
 from consumers.doctor_broker import BrokerExamination, connected, failed, publishing
-from consumers.doctor_rights import may_configure
+from consumers.doctor_rights import harmless, may_configure, unasked
 from consumers.mailbox import control_place
 from consumers.transports import SQLITE_QUEUE
 from consumers.transports.sqlite_settings import parse_url
@@ -174,6 +174,9 @@ def exchange_findings(url: str, route: Route, *, heartbeat: float) -> Iterator[F
         return
     try:
         yield ok("connection", f"{where} lets us in")
+        if not harmless(connection):
+            yield unasked()
+            return
         if (queue := options.get("queue")) and not may_configure(connection.channel(), queue):
             do = "let its configure pattern match: rabbitmqctl set_permissions"
             yield error(f"queue {queue!r}", "the user may not declare it", "the route waits", do)

@@ -73,8 +73,11 @@ class QueueFacts:
         return f"x-{word}" if given is not None and given == self.value(word) else f"policy {word}"
 
 
-def seen(channel_of: Callable[[], Any], name: str) -> QueueFacts | None:
-    """Return what the broker says of a queue; None if it is not there. Raises its other errors."""
+def seen(channel_of: Callable[[], Any], name: str, *, ask: bool = True) -> QueueFacts | None:
+    """Return what the broker says of a queue; None if it is not there. Raises its other errors.
+
+    ``ask``: whether the broker is known to refuse :data:`IMPOSSIBLE`; else it is asked passively alone.
+    """
     channel = channel_of()
     try:
         _, messages, consumers = channel.queue_declare(name, passive=True)
@@ -84,7 +87,7 @@ def seen(channel_of: Callable[[], Any], name: str) -> QueueFacts | None:
         raise
     facts = QueueFacts(name, messages, consumers)
     channel.close()
-    return _discovered(channel_of, facts)
+    return _discovered(channel_of, facts) if ask else facts
 
 
 def _discovered(channel_of: Callable[[], Any], facts: QueueFacts) -> QueueFacts:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
+from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from aggregator.config import load
 from aggregator.doctor.__main__ import places
 from aggregator.doctor.finding import Level
-from consumers import doctor_places
+from consumers import doctor_broker, doctor_places
 from consumers.doctor_broker import BrokerExamination
-from consumers.doctor_places import broker_places
+from consumers.doctor_places import broker_places, exchange_findings
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +57,79 @@ def test_a_topology_in_a_queue_file_is_not_compared(tmp_path, monkeypatch, broke
     (found,) = place.examine()
     assert (found.level, found.about) == (Level.NOTE, "routes.r.topology")
     assert list(tmp_path.iterdir()) == [file], "nothing is made"
+
+
+# ── questions that a broker might not refuse ──
+
+
+class Channel:
+    """Notes what is asked but passively, and refuses that as RabbitMQ does."""
+
+    def __init__(self, asked):
+        self._asked = asked
+
+    def queue_declare(self, queue, *, passive=False, **_):
+        if passive and queue.endswith(".dead"):
+            raise NotFound("no such queue")
+        if not passive:
+            self._refuse("declare")
+        return queue, 0, 0
+
+    def basic_consume(self, *_, **__):
+        self._refuse("consume")
+
+    def basic_publish(self, *_, **__):
+        self._asked.append("publish")
+
+    def basic_qos(self, *_, **__):
+        raise AccessRefused("not allowed")
+
+    def close(self):
+        pass
+
+    def _refuse(self, what):
+        self._asked.append(what)
+        raise PreconditionFailed("no such argument")
+
+
+@pytest.fixture
+def broker(monkeypatch):
+    """Return what makes a double of a broker by what it tells of itself; gives what it was asked."""
+
+    def made(product, version):
+        asked = []
+        connection = SimpleNamespace(
+            server_properties={"product": product, "version": version},
+            heartbeat=20, frame_max=131_072, virtual_host="/", sock=None,
+            channel=lambda: Channel(asked), collect=lambda: None,
+        )  # fmt: skip
+        for module in (doctor_broker, doctor_places):
+            monkeypatch.setattr(module, "connected", lambda _: connection)
+        return asked
+
+    monkeypatch.setattr(doctor_broker.Management, "findings", lambda _: iter(()))
+    monkeypatch.setattr(doctor_broker.Management, "queue", lambda *_: {})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("product", "version", "harmless"),
+    [
+        ("RabbitMQ", "4.0.5", True),
+        ("RabbitMQ", "3.10.8", True),
+        ("RabbitMQ", "3.8.9", False),
+        ("RabbitMQ", "", False),
+        ("LavinMQ", "4.1.0", False),
+        (None, "4.1.0", False),
+    ],
+)
+def test_rights_are_asked_of_a_broker_that_is_known_to_refuse(broker, product, version, harmless):
+    asked = broker(product, version)
+    settings = load(["--broker", "amqp://h", "--queue", "q"])
+    found = list(titled("broker", settings).examine())
+    sink = list(exchange_findings("exchange+amqp://h?queue=q", settings.routes["default"], heartbeat=1))
+    for findings in (found, sink):
+        assert [each.level for each in findings if each.about == "rights"] == [Level.NOTE] * (not harmless)
+    assert set(asked) == ({"declare", "consume", "publish"} if harmless else set())
+    dead = [each.level for each in found if each.about == "queue 'q.dead'"]
+    assert dead == [Level.OK]
