@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlsplit
 
 from aggregator.clock import SYSTEM_CLOCK
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
     from aggregator.doctor.finding import Finding
     from aggregator.settings import Route
-    from aggregator.sinks.elasticsearch_client import BulkConnection
+    from aggregator.sinks.elasticsearch_client import BulkConnection, Reply
     from aggregator.sinks.elasticsearch_options import Settings
 
 #: Bytes of metadata that each item of a request has beside its document, about.
 ACTION_BYTES = 80
 #: The share of mapped fields beyond which new ones will soon be refused.
 FULL_SHARE = 0.9
+_UNSEEN_RIGHTS = "a right to write that is missing shows with the first documents"
 #: A flat name is one name: a path of filters takes its dots for none of its own.
 _FLAT = {"include_defaults": "true", "flat_settings": "true"}
 
@@ -129,14 +130,35 @@ def _blocks(connection: BulkConnection, _settings: Settings, _route: Route) -> I
 def _rights(connection: BulkConnection, settings: Settings, _route: Route) -> Iterator[Finding]:
     if not (settings.user or settings.api_key):
         return
+    if not settings.names:
+        yield note("rights", "not asked: the indices are not known beforehand", _UNSEEN_RIGHTS)
+        return
+    asked = _Answered(connection)
     try:
-        probe.check_privileges(connection, settings)
+        probe.check_privileges(cast("BulkConnection", asked), settings)
     except SinkBlockedError as exc:
         wanted = "create_doc" if settings.op == "create" else "index"
         do = f'give the role {{"indices": [{{"names": […], "privileges": ["{wanted}", "auto_configure"]}}]}}'
         yield _fault("rights", exc, do)
     else:
-        yield ok("rights", "the credentials may write")
+        if asked.answered:
+            yield ok("rights", "the credentials may write")
+        else:
+            says = f"not asked: {connection.product} does not answer this question, or not to this user"
+            yield note("rights", says, _UNSEEN_RIGHTS)
+
+
+class _Answered:
+    """A connection that notes whether it was answered: the probe passes over what it could not ask."""
+
+    def __init__(self, connection: BulkConnection) -> None:
+        self._connection = connection
+        self.answered = False
+
+    def post(self, path: str, body: bytes) -> Reply:
+        reply = self._connection.post(path, body)
+        self.answered = reply.status == HTTPStatus.OK
+        return reply
 
 
 def _pipeline(connection: BulkConnection, settings: Settings, _route: Route) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import orjson
 import pytest
@@ -20,6 +21,8 @@ from aggregator.doctor.__main__ import main
 from aggregator.doctor.finding import Finding, Level, Place, amount, clock_finding, error, note, ok, warning
 from aggregator.doctor.running import examine
 from aggregator.doctor.showing import as_json, lines, show, summary, worst
+from aggregator.sinks.elasticsearch_client import Reply
+from aggregator.sinks.elasticsearch_options import read_url
 from consumers.doctor_management import Management
 from consumers.doctor_queue import QueueFacts, judge_dead_letters, judge_source
 
@@ -343,6 +346,23 @@ def test_which_indices_are_made_by_themselves(setting, name, made):
 def test_fields_are_counted_as_the_server_does():
     mapping = {"properties": {"a": {"properties": {"b": {}}}, "c": {"fields": {"raw": {}, "x": {}}}}}
     assert search.count_fields(mapping) == 5
+
+
+@pytest.mark.parametrize(
+    ("index", "status", "body", "level", "says"),
+    [
+        ("orders", 200, {"has_all_requested": True}, Level.OK, "the credentials may write"),
+        ("orders", 200, {"has_all_requested": False}, Level.ERROR, "the credentials lack the privilege"),
+        ("orders", 400, {}, Level.NOTE, "not asked: OpenSearch does not answer"),
+        ("orders", 403, {}, Level.NOTE, "not asked: OpenSearch does not answer"),
+        ("orders-{/time:%Y.%m}", 200, {"has_all_requested": True}, Level.NOTE, "not asked: the indices"),
+    ],
+)
+def test_rights_are_well_only_where_that_was_answered(index, status, body, level, says):
+    settings = read_url(urlsplit(f"opensearch+http://u:p@h:1/{index}"))
+    connection = SimpleNamespace(product="OpenSearch", post=lambda *_: Reply(status, body))
+    (found,) = search._rights(connection, settings, route())
+    assert (found.level, found.says[: len(says)]) == (level, says)
 
 
 # ── running ──
