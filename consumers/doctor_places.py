@@ -38,12 +38,35 @@ def broker_places(settings: Settings, management: str | None = None) -> Iterator
     for route in settings.routes.values():
         ca = str(route.broker_ca) if route.broker_ca else None
         together.setdefault((route.broker.get_secret_value(), ca, route.server_hostname), []).append(route)
-    named = {url for url, *_ in together}
     for (url, *_), routes in together.items():
         names = tuple(route.name for route in routes)
         yield Place(f"broker {masked(url)}", _examination(settings, url, routes, management), names)
+    # of those that no route takes from
+    named = {url for url, *_ in together}
+    own, exchanges = _own(settings), _by_the_clock(settings)
+    if settings.periodic and own.url not in named:
+        named.add(own.url)
+        title = f"broker of [periodic] {masked(own.url)}"
+        yield Place(title, _by_kind(settings, own, (), exchanges, management))
     if settings.control and (place := control_place(settings)).url not in named:
         yield Place(f"control_broker {masked(place.url)}", _by_kind(settings, place, (), (), management))
+
+
+def _own(settings: Settings) -> Broker:
+    """Return the process's own broker, which is published to by the clock."""
+    url = with_vhost(settings.broker.get_secret_value(), settings.vhost)
+    encrypted = url.startswith("amqps")
+    return Broker(
+        url,
+        heartbeat=settings.heartbeat,
+        ca=str(settings.broker_ca) if settings.broker_ca and encrypted else None,
+        server_hostname=settings.server_hostname if encrypted else None,
+        batched=False,
+    )
+
+
+def _by_the_clock(settings: Settings) -> list[str]:
+    return sorted({each.exchange or "" for each in settings.periodic.values()})
 
 
 def _examination(
@@ -53,9 +76,7 @@ def _examination(
     broker = None if first.from_tubes else broker_of(first, heartbeat=settings.heartbeat)
     if broker is None:
         return lambda: _tubes(url, routes)
-    # by the clock is published to the process's own broker
-    own = with_vhost(settings.broker.get_secret_value(), settings.vhost) == url
-    exchanges = sorted({each.exchange or "" for each in settings.periodic.values()}) if own else ()
+    exchanges = _by_the_clock(settings) if _own(settings).url == url else ()
     return _by_kind(settings, broker, routes, exchanges, management)
 
 

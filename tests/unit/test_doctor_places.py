@@ -59,6 +59,35 @@ def test_a_topology_in_a_queue_file_is_not_compared(tmp_path, monkeypatch, broke
     assert list(tmp_path.iterdir()) == [file], "nothing is made"
 
 
+PERIODIC = """
+broker = "amqp://own"
+{more}
+[periodic.daily]
+interval = "1h"
+exchange = "by.the.clock"
+routing_key = "k"
+[routes.a]
+broker = "amqp://a"
+[routes.b]
+broker = "{second}"
+"""
+
+
+def periodic(tmp_path, second, more=""):
+    file = tmp_path / "settings.toml"
+    file.write_text(PERIODIC.format(second=second, more=more))
+    return list(broker_places(load(["--config", str(file)])))
+
+
+def test_the_broker_that_is_published_to_by_the_clock_is_looked_at_once(tmp_path):
+    control = 'control = true\ncontrol_broker = "amqp://own"'
+    (*_, found) = periodic(tmp_path, "amqp://b", control)
+    assert found.title.startswith("broker of [periodic] amqp://own")
+    assert found.examine._exchanges == ["by.the.clock"]
+    # a route's own is looked at with the route
+    assert [place.routes for place in periodic(tmp_path, "amqp://own")] == [("a",), ("b",)]
+
+
 # ── questions that a broker might not refuse ──
 
 
