@@ -11,9 +11,9 @@ from aggregator.doctor.files import file_findings
 from aggregator.doctor.finding import WAIT_SECONDS, Place, error, note, ok, warning
 from aggregator.doctor.network import unreachable
 from aggregator.doctor.stores import redis_findings
-from aggregator.errors import TarantoolError, TarantoolUnavailableError
+from aggregator.errors import ConfigurationError, TarantoolError, TarantoolUnavailableError
 from aggregator.masking import masked
-from aggregator.settings import with_vhost
+from aggregator.settings import is_amqp, with_vhost
 from consumers.broker_source import broker_of
 from consumers.connecting import Broker
 from consumers.doctor_broker import BrokerExamination, connected, failed, publishing
@@ -33,7 +33,16 @@ FIT = "noeviction"
 
 
 def broker_places(settings: Settings, management: str | None = None) -> Iterator[Place]:
-    """Yield how each broker is examined, with all routes that take from it."""
+    """Yield how each broker is examined, with all routes that take from it.
+
+    ``management``: where the API of the one broker of AMQP is; raises ``ConfigurationError`` for several.
+    """
+    if management and len(hosts := _amqp_hosts(settings)) > 1:
+        problem = (
+            f"these settings name {len(hosts)} brokers of AMQP ({'; '.join(sorted(hosts))}), and one URL is "
+            "the API of one; leave it away, or name a settings file with the routes of that broker alone"
+        )
+        raise ConfigurationError("--management", problem)
     together: dict[tuple[str, str | None, str | None], list[Route]] = {}
     for route in settings.routes.values():
         ca = str(route.broker_ca) if route.broker_ca else None
@@ -50,6 +59,21 @@ def broker_places(settings: Settings, management: str | None = None) -> Iterator
         yield Place(title, _by_kind(settings, own, (), exchanges, management))
     if settings.control and (place := control_place(settings)).url not in named:
         yield Place(f"control_broker {masked(place.url)}", _by_kind(settings, place, (), (), management))
+
+
+def _amqp_hosts(settings: Settings) -> set[str]:
+    """Return the brokers of AMQP that are asked, without users and virtual hosts: these share an API."""
+    urls = {route.broker.get_secret_value() for route in settings.routes.values()}
+    if settings.periodic:
+        urls.add(_own(settings).url)
+    if settings.control:
+        urls.add(control_place(settings).url)
+    return {";".join(_host(part) for part in url.split(";")) for url in urls if is_amqp(url)}
+
+
+def _host(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.hostname or 'localhost'}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}"
 
 
 def _own(settings: Settings) -> Broker:

@@ -48,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     given, rest = _parser().parse_known_args(argv)
     try:
         settings = load_settings(rest)
+        found = list(places(settings, given.management))
     except (ConfigurationError, ConfigurationErrors) as exc:
         report_faults(exc)
         return MISCONFIGURED
     logs.configure("console", "error")
-    found = list(places(settings, given.management))
     with waiting(f"looking at {len(found)} places", sys.stderr):
         runs = examine(found, SYSTEM_CLOCK, patience=given.timeout)
     if given.format == "json":
@@ -116,7 +116,7 @@ def _parser() -> ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--management", type=_place, metavar="URL",
-        help="RabbitMQ's management API [http://BROKER:15672, with the broker's user]",
+        help="the management API of the one RabbitMQ [http://BROKER:15672, with the broker's user]",
     )  # fmt: skip
     return parser
 

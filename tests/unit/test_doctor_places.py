@@ -9,7 +9,7 @@ import pytest
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from aggregator.config import load
-from aggregator.doctor.__main__ import places
+from aggregator.doctor.__main__ import main, places
 from aggregator.doctor.finding import Level
 from consumers import doctor_broker, doctor_places
 from consumers.doctor_broker import BrokerExamination
@@ -86,6 +86,34 @@ def test_the_broker_that_is_published_to_by_the_clock_is_looked_at_once(tmp_path
     assert found.examine._exchanges == ["by.the.clock"]
     # a route's own is looked at with the route
     assert [place.routes for place in periodic(tmp_path, "amqp://own")] == [("a",), ("b",)]
+
+
+# ── the management API ──
+
+TWO = """
+[routes.a]
+broker = "amqp://u:hunter2@a/x"
+[routes.b]
+broker = "{}"
+"""
+
+
+def test_one_management_api_is_not_asked_with_the_credentials_of_another_broker(tmp_path, capsys):
+    file = tmp_path / "settings.toml"
+    file.write_text(TWO.format("amqp://v:hunter3@b/x"))
+    assert main(["--config", str(file), "--management", "http://a:15672"]) == 2
+    told = capsys.readouterr().err
+    assert "--management: these settings name 2 brokers of AMQP (a:5672; b:5672)" in told
+    assert "hunter" not in told
+
+
+@pytest.mark.parametrize("second", ["amqp://v:w@a:5672/y", "redis://r:1/0"])
+def test_one_broker_of_amqp_has_one_management_api(tmp_path, second):
+    file = tmp_path / "settings.toml"
+    file.write_text(TWO.format(second))
+    found = list(places(load(["--config", str(file)]), "http://a:15672"))
+    asked = [place.examine._named for place in found if isinstance(place.examine, BrokerExamination)]
+    assert set(asked) == {"http://a:15672"}
 
 
 # ── questions that a broker might not refuse ──
