@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from contextlib import closing, suppress
+from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -13,7 +14,7 @@ from aggregator.doctor import search
 from aggregator.doctor.files import file_findings, folder_findings
 from aggregator.doctor.finding import Level, Place, error, note, ok
 from aggregator.doctor.network import Server, clock_of, reach, valid_for
-from aggregator.errors import SinkError
+from aggregator.errors import ConfigurationError, SinkError
 from aggregator.importing import name_of
 from aggregator.masking import SecretUrl, masked
 from aggregator.sinks import SCHEMES, from_url
@@ -109,7 +110,10 @@ def _gateway(url: str, base: Path, app: str = "") -> Iterator[Finding]:
     # tokens are signed with the time: it has to be right
     yield from clock_of(f"clock of {about}", server)
     if "credentials" in options:
-        yield from _opened(about, from_url(url), "see whether the service account is there, and enabled")
+        # files in it are relative to the folder of the apps' file
+        kind = import_module(f"aggregator.sinks.{parts.scheme.partition('+')[0]}")
+        sink: Sink = kind.from_url(parts, base, app)
+        yield from _opened(about, sink, "see whether the service account is there, and enabled")
 
 
 def _apps(url: str) -> Iterator[Finding]:
@@ -117,5 +121,8 @@ def _apps(url: str) -> Iterator[Finding]:
     for app, table in tomllib.loads(file.read_text(encoding="utf-8"))["apps"].items():
         urls = [table["url"]] if isinstance(table["url"], str) else table["url"]
         for each in urls:
-            with suppress(OSError):
+            try:
                 yield from _gateway(each, file.parent, app)
+            except (ConfigurationError, OSError, ValueError) as exc:
+                about = f"{each.partition('+')[0]} of {app}"
+                yield error(about, str(exc), "the service does not start", f"correct apps.{app} in {file}")

@@ -9,8 +9,10 @@ import pytest
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from aggregator.config import load
+from aggregator.doctor import sinks
 from aggregator.doctor.__main__ import main, places
 from aggregator.doctor.finding import Level
+from aggregator.errors import ConfigurationError
 from consumers import doctor_broker, doctor_places
 from consumers.doctor_broker import BrokerExamination
 from consumers.doctor_places import broker_places, exchange_findings
@@ -86,6 +88,32 @@ def test_the_broker_that_is_published_to_by_the_clock_is_looked_at_once(tmp_path
     assert found.examine._exchanges == ["by.the.clock"]
     # a route's own is looked at with the route
     assert [place.routes for place in periodic(tmp_path, "amqp://own")] == [("a",), ("b",)]
+
+
+# ── apps of pushes ──
+
+
+def test_files_of_an_app_are_relative_and_one_that_is_wrong_stops_no_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").mkdir()
+    apps = tmp_path / "conf/apps.toml"
+    url = "fcm+https://127.0.0.1:1/?credentials={}.json&project=p"
+    apps.write_text("".join(f'[apps.{name}]\nurl = "{url.format(name)}"\n' for name in ("away", "news")))
+    (tmp_path / "conf/news.json").write_text("{}")
+    tried = []
+
+    def from_url(parts, base, app):
+        tried.append(app)
+        if not (base / f"{app}.json").exists():
+            raise ConfigurationError("sink", f"credentials: {base / app}.json is not there")
+        return SimpleNamespace(open=lambda: None, close=lambda: None)
+
+    monkeypatch.setattr("aggregator.sinks.fcm.from_url", from_url)
+    found = list(sinks._apps("push:conf/apps.toml"))
+    assert tried == ["away", "news"]
+    (wrong,) = [each for each in found if "credentials" in each.says]
+    assert (wrong.level, wrong.about) == (Level.ERROR, "fcm of away")
+    assert "fcm of news" in [each.about for each in found if each.level is Level.OK]
 
 
 # ── the management API ──
