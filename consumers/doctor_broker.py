@@ -75,7 +75,7 @@ class BrokerExamination:
         self._asks = False
 
     def __call__(self) -> Iterator[Finding]:
-        """Examine it. Yields errors alone where no host answers."""
+        """Examine it. Where no host answers, that is all that is told."""
         yield from self._hosts()
         if self._connection is None:
             return
@@ -94,7 +94,9 @@ class BrokerExamination:
     # ── the server ──
 
     def _hosts(self) -> Iterator[Finding]:
-        for url in self._broker.url.split(";"):
+        """Try each host. Of several, one that fails is a warning; an error tells that none is left."""
+        urls = self._broker.url.split(";")
+        for url in urls:
             place = urlsplit(url)
             where = f"{place.hostname or 'localhost'}:{place.port or (5671 if self._broker.tls else 5672)}"
             broker = replace(self._broker, url=url, batched=False, heartbeat=self._heartbeat)
@@ -103,8 +105,8 @@ class BrokerExamination:
                 connection = connected(broker)
             except Exception as exc:  # noqa: BLE001 - whatever a client raises, this host is of no use
                 found = failed(exc, where, url)
-                several = ";" in self._broker.url and self._connection is not None
-                yield replace(found, level=Level.WARNING) if several else found
+                then = "the service takes another host, if one answers"
+                yield replace(found, level=Level.WARNING, then=then) if len(urls) > 1 else found
                 continue
             took = (SYSTEM_CLOCK.monotonic() - began) * 1000
             encrypted = ", TLS verified" if broker.tls else ""
@@ -116,6 +118,9 @@ class BrokerExamination:
                 self._connection = connection
             else:
                 connection.collect()
+        if self._connection is None and len(urls) > 1:
+            says = f"none of the {len(urls)} hosts lets us in"
+            yield error("connection", says, "nothing is taken until one does", "see what each of them says")
 
     def _server(self) -> Iterator[Finding]:
         told = self._connection.server_properties

@@ -38,13 +38,22 @@ def examine(url: str, route: Route) -> Iterator[Finding]:
     """Look at the sink of a route."""
     settings, connection = _connection(url)
     try:
-        reached = False
+        reached, several = False, len(settings.hosts) > 1
         for host, port in settings.hosts:
             server = Server(host, port, settings.scheme == "https", settings.options.ca)
             for finding in reach("connection", server):
                 reached = reached or finding.level is Level.OK
-                yield finding
+                if several and finding.level is Level.ERROR:
+                    then = "requests go to the other nodes, if one answers"
+                    yield replace(finding, level=Level.WARNING, then=then)
+                else:
+                    yield finding
         if not reached:
+            if several:
+                says = f"none of the {len(settings.hosts)} nodes answers"
+                yield error(
+                    "connection", says, "the route waits, and takes nothing", "see what each of them says"
+                )
             return
         try:
             yield from _server(connection)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from types import SimpleNamespace
 
 import pytest
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from aggregator.config import load
-from aggregator.doctor import sinks
+from aggregator.doctor import search, sinks
 from aggregator.doctor.__main__ import main, places
 from aggregator.doctor.finding import Level
 from aggregator.errors import ConfigurationError
@@ -88,6 +89,53 @@ def test_the_broker_that_is_published_to_by_the_clock_is_looked_at_once(tmp_path
     assert found.examine._exchanges == ["by.the.clock"]
     # a route's own is looked at with the route
     assert [place.routes for place in periodic(tmp_path, "amqp://own")] == [("a",), ("b",)]
+
+
+# ── one dead host of several ──
+
+
+@pytest.mark.parametrize("url", ["amqp://dead;amqp://alive", "amqp://alive;amqp://dead"])
+def test_one_dead_host_of_several_is_a_warning(broker, monkeypatch, url):
+    broker("RabbitMQ", "4.0.5")
+    alive = doctor_broker.connected
+    monkeypatch.setattr(doctor_broker, "connected", lambda to: dead(to, alive))
+    found = list(titled("broker", load(["--broker", url])).examine())
+    (worse,) = [each for each in found if each.about == "connection" and each.level > Level.OK]
+    assert (worse.level, worse.says) == (Level.WARNING, "dead:5672: nothing listens there")
+
+
+def test_no_host_that_answers_is_an_error(broker, monkeypatch):
+    monkeypatch.setattr(doctor_broker, "connected", lambda to: dead(to, None))
+    one = list(titled("broker", load(["--broker", "amqp://dead"])).examine())
+    two = list(titled("broker", load(["--broker", "amqp://dead:1;amqp://dead:2"])).examine())
+    assert [each.level for each in one] == [Level.ERROR]
+    assert [each.level for each in two] == [Level.WARNING, Level.WARNING, Level.ERROR]
+    assert two[-1].says == "none of the 2 hosts lets us in"
+
+
+def dead(to, otherwise):
+    if "dead" in to.url:
+        raise ConnectionRefusedError
+    return otherwise(to)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "levels"),
+    [
+        ("127.0.0.1:1,127.0.0.1:{0}", [Level.WARNING, Level.OK]),
+        ("127.0.0.1:{0},127.0.0.1:1", [Level.OK, Level.WARNING]),
+        ("127.0.0.1:1,127.0.0.1:2", [Level.WARNING, Level.WARNING, Level.ERROR]),
+        ("127.0.0.1:1", [Level.ERROR]),
+    ],
+)
+def test_one_dead_node_of_several_is_a_warning(monkeypatch, nodes, levels):
+    monkeypatch.setattr(search, "_server", lambda _: iter(()))
+    for name in ("_health", "_blocks", "_indices", "_rights", "_pipeline", "_sizes", "_disks", "_clock"):
+        monkeypatch.setattr(search, name, lambda *_: iter(()))
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        url = f"elasticsearch+http://{nodes.format(there.getsockname()[1])}/x"
+        found = list(search.examine(url, load(["--broker", "amqp://h"]).routes["default"]))
+    assert [each.level for each in found] == levels
 
 
 # ── apps of pushes ──
