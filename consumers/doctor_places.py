@@ -132,6 +132,7 @@ def _redis(broker: Broker, routes: Sequence[Route]) -> Iterator[Finding]:
         **(connection.transport_options or {}),
         "socket_timeout": WAIT_SECONDS,
         "socket_connect_timeout": WAIT_SECONDS,
+        "max_retries": 0,  # kombu would try for longer than a place may be silent
     }
     try:
         with connection:
@@ -142,7 +143,15 @@ def _redis(broker: Broker, routes: Sequence[Route]) -> Iterator[Finding]:
                     if name is not None:
                         yield ok(f"queue {name!r}", f"{channel.client.llen(name)} messages wait")
     except Exception as exc:  # noqa: BLE001 - whatever the client raises, it is of no use
-        yield unreachable("server", exc.__cause__ or exc, masked(broker.url), tls="broker_ca")
+        yield unreachable("server", _root(exc), masked(broker.url), tls="broker_ca")
+
+
+def _root(exc: BaseException) -> BaseException:
+    """Return what the system said, which kombu's error and the client's are wrapped around; else theirs."""
+    inner: BaseException | None = exc
+    while inner is not None and not isinstance(inner, OSError):
+        inner = inner.__cause__ or inner.__context__
+    return inner or exc.__cause__ or exc
 
 
 def _kept(client: Any) -> Iterator[Finding]:

@@ -138,6 +138,15 @@ def test_one_dead_node_of_several_is_a_warning(monkeypatch, nodes, levels):
     assert [each.level for each in found] == levels
 
 
+def test_redis_that_refuses_is_asked_once_and_said_so(monkeypatch):
+    def no_pause(*_):
+        raise AssertionError("it is tried again")
+
+    monkeypatch.setattr("kombu.utils.functional.sleep", no_pause)
+    (found,) = titled("broker", load(["--broker", "redis://127.0.0.1:1/0"])).examine()
+    assert (found.level, found.says) == (Level.ERROR, "redis://127.0.0.1:1/0: nothing listens there")
+
+
 # ── apps of pushes ──
 
 
