@@ -56,7 +56,8 @@ OBJECTS_BEFORE_COLLECTION = 50_000
 
 #: How long a thread may keep Python's lock while others want it, where there are several routes. A message
 #: of a quiet route needs it some ten times on its way; beside a flood each may wait so long for every busy
-#: thread (Python's own 5 ms: p99 of 340-540 ms, so: 150 ms; benchmarks/starvation.py).
+#: thread. On cores that others want too that is p99 150 ms instead of 340-540 ms with Python's own 5 ms; on
+#: free ones neither gain nor cost (benchmarks/starvation.py).
 TURN_SECONDS = 0.0005
 
 
